@@ -1,0 +1,11 @@
+"""Group Normalization for PyTorch, complete: a drop-in layer, and the evidence of when to use it.
+
+The core imports torch alone. The experiments live in :mod:`groupnorm.lab` (``pip install groupnorm[lab]``).
+"""
+
+from groupnorm import errors, functional, nn
+from groupnorm.nn import GroupNorm, norm_layer
+
+__version__ = "0.1.0"
+
+__all__ = ["GroupNorm", "__version__", "errors", "functional", "nn", "norm_layer"]

@@ -1,0 +1,72 @@
+"""Exceptions of the package. Each message carries the value, what was expected and a remedy.
+
+All derive from :class:`GroupNormError` and from the builtin that PyTorch raises in the same place, so that
+code written for ``torch.nn`` (``except ValueError``) keeps working.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+from typing import Any
+
+
+class GroupNormError(Exception):
+    """Base of every exception that this package raises on purpose."""
+
+
+class ArgumentError(GroupNormError, ValueError):
+    """An argument has a value that cannot be right, whatever the input."""
+
+
+class DivisibilityError(ArgumentError):
+    """An axis does not divide into equal blocks. Remedy: one of the divisors in the message."""
+
+    def __init__(self, length: int, parts: int, *, axis: str = "num_channels", what: str = "num_groups") -> None:
+        super().__init__(
+            f"{axis}={length} cannot be divided by {what}={parts}; expected a divisor of {length}: "
+            f"use {what} from {divisors(length)}"
+        )
+
+    def __reduce__(self) -> tuple[Any, ...]:  # worker processes send exceptions home by pickle
+        return _restore, (type(self), self.args)
+
+
+class ShapeError(GroupNormError, ValueError):
+    """The input does not have the rank or the number of channels that the layer was made for."""
+
+
+class DtypeError(GroupNormError, TypeError):
+    """The input's dtype has no mean and variance (integer, boolean). Remedy: convert it to a float."""
+
+
+class SingleElementError(GroupNormError, ValueError):
+    """Every set of elements that shares a mean and a variance has one element.
+
+    The output would be the bias, whatever the input. Remedy: fewer groups, or a larger feature map.
+    """
+
+
+class UnknownNameError(ArgumentError):
+    """A name is not known. The message lists the known ones and the nearest match."""
+
+    def __init__(self, kind: str, name: str, known: Iterable[str]) -> None:
+        names = list(known)
+        near = get_close_matches(name, names, n=1, cutoff=0.5)
+        hint = f"; did you mean {near[0]!r}?" if near else ""
+        super().__init__(f"unknown {kind} {name!r}; expected one of: {', '.join(names)}{hint}")
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _restore, (type(self), self.args)
+
+
+def _restore(cls: type[Exception], args: tuple[Any, ...]) -> Exception:
+    """Rebuild an exception from its finished message, past the constructor that composes it."""
+    error = cls.__new__(cls, *args)
+    error.args = args
+    return error
+
+
+def divisors(n: int) -> list[int]:
+    """All positive divisors of ``n`` in rising order."""
+    return [d for d in range(1, n + 1) if n % d == 0]

@@ -1,0 +1,101 @@
+"""From a spec such as "gn:c16" to a factory that makes the layer for a number of channels."""
+
+from __future__ import annotations
+
+import re
+from collections import OrderedDict
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+from torch import nn
+
+from groupnorm.errors import ArgumentError, UnknownNameError
+from groupnorm.functional import check_activation
+from groupnorm.nn.catalog import CATALOG, default_groups
+from groupnorm.nn.group_norm import GroupNorm
+
+_GROUPS = re.compile(r"gn:(c?)([1-9][0-9]*)")
+_TORCH_ACTIVATIONS: dict[str, type[nn.Module]] = {"relu": nn.ReLU, "silu": nn.SiLU, "gelu": nn.GELU}
+
+
+def norm_layer(spec: str, *, activation: str | None = None) -> Callable[..., nn.Module]:
+    """A channels-first factory for a normalisation, usable as ``norm_layer=`` of torchvision and timm.
+
+    Args:
+        spec: "bn"; "gn" (32 groups, or the largest divisor of C up to 32), "gn:8" (8 groups), "gn:c16"
+            (16 channels a group); "ln" (over C, H, W); "in"; "none".
+        activation: None, "relu", "silu" or "gelu". Only for models whose norm layer also is the activation
+            (timm's EfficientNet, RegNet, MobileNet, ...), which do not tell a factory which one. Default: None.
+
+    Returns:
+        ``factory(num_channels, eps=1e-5, device=None, dtype=None)`` that returns the module. It can be pickled.
+
+    Raises:
+        UnknownNameError: an unknown spec; lists the known ones and the nearest match.
+        DivisibilityError: when the factory is called with channels that do not divide into the groups asked for.
+        ArgumentError: when a timm model expects an activation from the layer and none was named.
+
+    Example::
+
+        >>> model = torchvision.models.resnet18(norm_layer=norm_layer("gn"))
+        >>> model = timm.create_model("efficientnet_b0", norm_layer=norm_layer("gn", activation="silu"))
+    """
+    check_spec(spec)
+    check_activation(activation)
+    return partial(_build, spec=spec, activation=activation)
+
+
+def check_spec(spec: str) -> None:
+    """Raise :class:`UnknownNameError` unless ``spec`` names a normalisation."""
+    if spec not in CATALOG and not _GROUPS.fullmatch(spec):
+        raise UnknownNameError("norm", spec, [*CATALOG, "gn:8", "gn:c16"])
+
+
+def _build(
+    num_channels: int,
+    *,
+    spec: str,
+    activation: str | None = None,
+    apply_act: bool | None = None,
+    inplace: bool | None = None,
+    act_kwargs: dict[str, Any] | None = None,
+    drop_layer: type[nn.Module] | None = None,
+    **kwargs: Any,
+) -> nn.Module:
+    """Build the layer. ``apply_act`` to ``drop_layer`` are timm's protocol for a norm that is also an activation.
+
+    ``inplace`` and ``act_kwargs`` tune that activation and change no value here.
+    """
+    fused = apply_act is not None or inplace is not None or act_kwargs is not None or drop_layer is not None
+    if fused and apply_act is not False and activation is None:
+        raise ArgumentError(
+            f"this model expects norm_layer to apply the activation too, and norm_layer({spec!r}) names none; "
+            f"expected the activation of the model: norm_layer({spec!r}, activation='relu'), 'silu' or 'gelu'"
+        )
+    applied = None if apply_act is False else activation
+    if drop_layer is None and spec not in ("bn", "none"):
+        return _plain(num_channels, spec, activation=applied, **kwargs)
+    layers: OrderedDict[str, nn.Module] = OrderedDict(norm=_plain(num_channels, spec, **kwargs))
+    if drop_layer is not None:
+        layers["drop"] = drop_layer()
+    if applied is not None:
+        layers["act"] = _TORCH_ACTIVATIONS[applied]()
+    return layers["norm"] if len(layers) == 1 else nn.Sequential(layers)
+
+
+def _plain(num_channels: int, spec: str, **kwargs: Any) -> nn.Module:
+    if spec == "bn":
+        return nn.BatchNorm2d(num_channels, **kwargs)
+    if spec == "none":
+        return nn.Identity()
+    if spec == "ln":
+        return GroupNorm(1, num_channels, **kwargs)
+    if spec == "in":
+        return GroupNorm(num_channels, num_channels, **kwargs)
+    if match := _GROUPS.fullmatch(spec):
+        by_size, number = match[1] == "c", int(match[2])
+        if by_size:
+            return GroupNorm(num_channels=num_channels, group_size=number, **kwargs)
+        return GroupNorm(number, num_channels, **kwargs)
+    return GroupNorm(default_groups(num_channels), num_channels, **kwargs)

@@ -1,0 +1,110 @@
+"""Group Normalization (Wu & He 2018) as a module."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from groupnorm import functional
+from groupnorm.errors import ArgumentError, DivisibilityError, ShapeError
+
+
+class GroupNorm(nn.GroupNorm):
+    r"""Normalises each sample over groups of channels; a drop-in for :class:`torch.nn.GroupNorm`.
+
+    .. math:: y = \frac{x - \mathrm{E}[x]}{\sqrt{\mathrm{Var}[x] + \epsilon}} \gamma + \beta
+
+    with mean and biased variance over the ``C / G`` channels and all positions of a group of one sample.
+    Training and evaluation compute the same. ``GroupNorm(1, C)`` is layer norm over (C, H, W) with one
+    scale and shift per channel; ``GroupNorm(C, C)`` is instance norm.
+
+    Args:
+        num_groups: number of groups ``G``; divides ``num_channels``.
+        num_channels: number of channels ``C`` of the input.
+        eps: added to the variance, inside the square root. Default: 1e-5.
+        affine: learn a scale and a shift per channel, starting at 1 and 0. Default: True.
+        device: of the parameters.
+        dtype: of the parameters.
+        bias: with ``affine``, learn the shift too. Default: True.
+        group_size: channels per group, instead of ``num_groups``: exactly one of the two is given.
+        activation: None, "relu", "silu" or "gelu" (exact), applied to the normalised output. Default: None.
+
+    Shape:
+        ``(N, C, *)`` in and out.
+
+    Raises:
+        ArgumentError: both or none of ``num_groups`` and ``group_size``, a value below 1, a negative ``eps``.
+        DivisibilityError: the channels do not divide into equal groups.
+        ShapeError: the input has fewer than two axes or not ``num_channels`` channels.
+        DtypeError: the input is not floating point.
+        SingleElementError: in training, a group has one element; its output would not depend on the input.
+
+    Example::
+
+        >>> norm = GroupNorm(32, 256, activation="relu")
+        >>> norm(torch.randn(2, 256, 14, 14)).shape
+        torch.Size([2, 256, 14, 14])
+
+    Source: Wu & He 2018 (arXiv:1803.08494), section 3.1.
+    """
+
+    activation: str | None
+
+    def __init__(
+        self,
+        num_groups: int | None = None,
+        num_channels: int | None = None,
+        eps: float = 1e-5,
+        affine: bool = True,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+        *,
+        bias: bool = True,
+        group_size: int | None = None,
+        activation: str | None = None,
+    ) -> None:
+        if num_channels is None or num_channels < 1:
+            raise ArgumentError(
+                f"num_channels={num_channels}; expected the number of channels of the input, at least 1, "
+                f"as in GroupNorm(32, 256) or GroupNorm(num_channels=256, group_size=16)"
+            )
+        num_groups = _resolve_groups(num_groups, group_size, num_channels)
+        functional.check_eps(eps)
+        functional.check_activation(activation)
+        super().__init__(num_groups, num_channels, eps, affine, device, dtype, bias=bias)
+        self.activation = activation
+
+    def forward(self, input: Tensor) -> Tensor:
+        functional.check_input(input)
+        if input.shape[1] != self.num_channels:
+            raise ShapeError(
+                f"input has shape {tuple(input.shape)}, {input.shape[1]} channels; expected (N, C, *) with "
+                f"C={self.num_channels}: channels come second"
+            )
+        if self.training:
+            functional.check_group_elements(input.shape, self.num_groups)
+        return functional.group_norm(
+            input, self.num_groups, self.weight, self.bias, self.eps, activation=self.activation
+        )
+
+    def extra_repr(self) -> str:
+        suffix = "" if self.activation is None else f", activation={self.activation}"
+        return super().extra_repr() + suffix
+
+
+def _resolve_groups(num_groups: int | None, group_size: int | None, num_channels: int) -> int:
+    """The number of groups from exactly one of ``num_groups`` and ``group_size``."""
+    if (num_groups is None) == (group_size is None):
+        raise ArgumentError(
+            f"num_groups={num_groups}, group_size={group_size}; expected exactly one of the two, "
+            f"as in GroupNorm(32, {num_channels}) or GroupNorm(num_channels={num_channels}, group_size=16)"
+        )
+    if num_groups is not None:
+        functional.check_groups(num_groups, num_channels)
+        return num_groups
+    assert group_size is not None
+    if group_size < 1:
+        raise ArgumentError(f"group_size={group_size}; expected at least 1 channel per group")
+    if num_channels % group_size:
+        raise DivisibilityError(num_channels, group_size, what="group_size")
+    return num_channels // group_size

@@ -1,0 +1,1 @@
+"""How a normalisation is computed: the definition (`reference`) and the ways that are fast."""
