@@ -52,8 +52,9 @@ class UnknownNameError(ArgumentError):
 
     def __init__(self, kind: str, name: str, known: Iterable[str]) -> None:
         names = list(known)
-        near = get_close_matches(name, names, n=1, cutoff=0.5)
-        hint = f"; did you mean {near[0]!r}?" if near else ""
+        by_lower = {known.lower(): known for known in reversed(names)}
+        near = get_close_matches(name.lower(), by_lower, n=1, cutoff=0.5)
+        hint = f"; did you mean {by_lower[near[0]]!r}?" if near else ""
         super().__init__(f"unknown {kind} {name!r}; expected one of: {', '.join(names)}{hint}")
 
     def __reduce__(self) -> tuple[Any, ...]:

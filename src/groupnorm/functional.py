@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import torch
+import torch.fx
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -22,6 +23,7 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"relu": F.relu, "silu": F.
 """Activations that can follow the normalisation; "gelu" is the exact (erf) form."""
 
 
+@torch.fx.wrap  # a leaf to symbolic tracing, as torch's own: the checks look at shapes
 def group_norm(
     input: Tensor,
     num_groups: int,
@@ -79,9 +81,7 @@ def check_input(input: Tensor) -> None:
             f"axes: add the batch axis with x.unsqueeze(0)"
         )
     if not input.is_floating_point():
-        raise DtypeError(
-            f"input has dtype {input.dtype}; expected a floating point dtype: convert it with x.float()"
-        )
+        raise DtypeError(f"input has dtype {input.dtype}; expected a floating point dtype: convert it with x.float()")
 
 
 def check_groups(num_groups: int, num_channels: int) -> None:

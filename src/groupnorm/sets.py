@@ -37,12 +37,12 @@ class Blocks:
                 f"Blocks(count={self.count}, size={self.size}): expected exactly one of the two, at least 1"
             )
 
-    def split(self, length: int) -> tuple[int, int]:
-        """``(number of blocks, elements per block)`` of an axis of ``length`` elements."""
+    def split(self, length: int, axis: str = "length") -> tuple[int, int]:
+        """``(number of blocks, elements per block)`` of an axis of ``length`` elements; ``axis`` names it in errors."""
         parts = self.count if self.count is not None else self.size
         assert parts is not None
         if length % parts:
-            raise DivisibilityError(length, parts)
+            raise DivisibilityError(length, parts, axis=axis, what="size" if self.count is None else "count")
         return (parts, length // parts) if self.count is not None else (length // parts, parts)
 
 
@@ -83,9 +83,9 @@ class SharedSet:
             raise ShapeError(f"got shape {tuple(shape)}; expected (N, C, *positions) with at least two axes")
         n, c = shape[:2]
         return (
-            *self.samples.split(n),
-            *self.channels.split(c),
-            *self.positions.split(math.prod(shape[2:])),
+            *self.samples.split(n, "samples"),
+            *self.channels.split(c, "channels"),
+            *self.positions.split(math.prod(shape[2:]), "positions"),
         )
 
     def size(self, shape: torch.Size | tuple[int, ...]) -> int:

@@ -22,6 +22,7 @@ class Norm:
         paper: authors, year and arXiv number.
         axes: what shares a mean and a variance, in words.
         shared: the same as data, for an input of ``num_channels``; None when nothing is normalised.
+        drawn: the set that the picture shows, for the six channels of the paper's Figure 2.
         advice: when to use it, in one line.
     """
 
@@ -30,6 +31,7 @@ class Norm:
     paper: str
     axes: str
     shared: Callable[[int], SharedSet | None]
+    drawn: SharedSet | None
     advice: str
 
 
@@ -47,6 +49,7 @@ CATALOG: dict[str, Norm] = {
             "Ioffe & Szegedy 2015, arXiv:1502.03167",
             "each channel, over all samples and positions",
             lambda c: batch_set(),
+            batch_set(),
             "Batches of 16 or more that look alike in training and at test time.",
         ),
         Norm(
@@ -55,6 +58,7 @@ CATALOG: dict[str, Norm] = {
             "Wu & He 2018, arXiv:1803.08494",
             "each sample and group of channels, over all positions",
             lambda c: group_set(default_groups(c)),
+            group_set(2),
             "Small batches, and wherever the batch must not matter. gn:8 sets groups, gn:c16 channels a group.",
         ),
         Norm(
@@ -63,6 +67,7 @@ CATALOG: dict[str, Norm] = {
             "Ba, Kiros & Hinton 2016, arXiv:1607.06450",
             "each sample, over all channels and positions",
             lambda c: layer_set(),
+            layer_set(),
             "Recurrent networks and transformers; in convolutional ones GN is usually better.",
         ),
         Norm(
@@ -71,6 +76,7 @@ CATALOG: dict[str, Norm] = {
             "Ulyanov, Vedaldi & Lempitsky 2016, arXiv:1607.08022",
             "each sample and channel, over all positions",
             lambda c: instance_set(),
+            instance_set(),
             "Style transfer and generators; undefined on 1x1 feature maps.",
         ),
         Norm(
@@ -79,6 +85,7 @@ CATALOG: dict[str, Norm] = {
             "-",
             "nothing",
             lambda c: None,
+            None,
             "The control: what the network does on its own.",
         ),
     )

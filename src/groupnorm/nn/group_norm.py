@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+import torch.fx
 from torch import Tensor, nn
 
 from groupnorm import functional
@@ -71,18 +72,20 @@ class GroupNorm(nn.GroupNorm):
         num_groups = _resolve_groups(num_groups, group_size, num_channels)
         functional.check_eps(eps)
         functional.check_activation(activation)
-        super().__init__(num_groups, num_channels, eps, affine, device, dtype, bias=bias)
+        super().__init__(num_groups, num_channels, eps, affine, device, dtype)
+        if not bias:  # torch 2.11 has no bias= to pass on
+            self.register_parameter("bias", None)
         self.activation = activation
 
+    def reset_parameters(self) -> None:
+        """Set the scale to 1 and the shift to 0."""
+        if self.affine:
+            nn.init.ones_(self.weight)
+            if self.bias is not None:
+                nn.init.zeros_(self.bias)
+
     def forward(self, input: Tensor) -> Tensor:
-        functional.check_input(input)
-        if input.shape[1] != self.num_channels:
-            raise ShapeError(
-                f"input has shape {tuple(input.shape)}, {input.shape[1]} channels; expected (N, C, *) with "
-                f"C={self.num_channels}: channels come second"
-            )
-        if self.training:
-            functional.check_group_elements(input.shape, self.num_groups)
+        _check(input, self.num_channels, self.num_groups, self.training)
         return functional.group_norm(
             input, self.num_groups, self.weight, self.bias, self.eps, activation=self.activation
         )
@@ -90,6 +93,19 @@ class GroupNorm(nn.GroupNorm):
     def extra_repr(self) -> str:
         suffix = "" if self.activation is None else f", activation={self.activation}"
         return super().extra_repr() + suffix
+
+
+@torch.fx.wrap  # a leaf to symbolic tracing: it looks at shapes
+def _check(input: Tensor, num_channels: int, num_groups: int, training: bool) -> None:
+    """Raise when the input is not what the module was made for."""
+    functional.check_input(input)
+    if input.shape[1] != num_channels:
+        raise ShapeError(
+            f"input has shape {tuple(input.shape)}, {input.shape[1]} channels; expected (N, C, *) with "
+            f"C={num_channels}: channels come second"
+        )
+    if training:
+        functional.check_group_elements(input.shape, num_groups)
 
 
 def _resolve_groups(num_groups: int | None, group_size: int | None, num_channels: int) -> int:

@@ -1,0 +1,31 @@
+# Each target does all its own set-up in .venv and needs nothing before it but Python.
+.PHONY: compare test lint clean
+
+VENV := .venv
+BIN := $(VENV)/bin
+
+compare: $(VENV)/lab.stamp  ## the main job on real data inside a wheel: under five minutes on two cores
+	$(BIN)/groupnorm compare
+
+test: lint browser  ## the whole test suite
+	$(BIN)/python -m pytest -n 2 --dist loadgroup
+
+lint: $(VENV)/dev.stamp
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+.PHONY: browser
+browser:  ## the report is tested in a real browser: Debian's chromium, installed where that is allowed
+	tools/browser
+
+$(VENV)/lab.stamp: pyproject.toml
+	tools/environment $(VENV) lab
+	touch $@
+
+$(VENV)/dev.stamp: pyproject.toml
+	tools/environment $(VENV) dev
+	touch $@ $(VENV)/lab.stamp
+
+clean:
+	rm -rf $(VENV) dist .pytest_cache .mypy_cache .ruff_cache .hypothesis

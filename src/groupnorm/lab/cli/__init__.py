@@ -1,0 +1,24 @@
+"""The command line: one file per verb, each a thin layer over the package."""
+
+from __future__ import annotations
+
+import typer
+
+from groupnorm.lab.cli import compare, doctor, ls, report
+
+app = typer.Typer(
+    name="groupnorm",
+    help="Group Normalization for PyTorch: compare norms over batch sizes, and see who survives.",
+    no_args_is_help=True,
+    pretty_exceptions_show_locals=False,
+    rich_markup_mode="rich",
+)
+app.command()(compare.compare)
+app.command()(report.report)
+app.command()(ls.ls)
+app.command()(doctor.doctor)
+
+
+def main() -> None:
+    """Entry point of the ``groupnorm`` command."""
+    app()

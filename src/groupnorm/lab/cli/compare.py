@@ -1,0 +1,93 @@
+"""``groupnorm compare``: train the same network with each norm over batch sizes."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+
+from groupnorm.errors import GroupNormError
+from groupnorm.lab.comparison import Comparison, ConfigurationError
+
+_DEFAULT = {name: field.default for name, field in Comparison.model_fields.items()}
+
+
+def _list(name: str) -> str:
+    return ",".join(str(value) for value in _DEFAULT[name])
+
+
+def compare(
+    dataset: Annotated[str, typer.Option(help="Name, folder of images or package.module:function.")] = _DEFAULT[
+        "dataset"
+    ],
+    model: Annotated[str, typer.Option(help="Name or package.module:factory.")] = _DEFAULT["model"],
+    norms: Annotated[str, typer.Option(help="Comma-separated specs, such as gn, gn:8, gn:c16.")] = _list("norms"),
+    batch_sizes: Annotated[str, typer.Option(help="Comma-separated images per step.")] = _list("batch_sizes"),
+    normalization_batch: Annotated[
+        str,
+        typer.Option(help="Images that share batch statistics, instead of the whole batch.", show_default=False),
+    ] = "",
+    seeds: Annotated[int, typer.Option(help="Number of seeds.")] = _DEFAULT["seeds"],
+    epochs: Annotated[int, typer.Option(help="Passes over the training images.")] = _DEFAULT["epochs"],
+    learning_rate: Annotated[
+        float, typer.Option(help="For 32 images; scaled in proportion to the batch size.")
+    ] = _DEFAULT["learning_rate"],
+    momentum: Annotated[float, typer.Option(help="Of SGD.")] = _DEFAULT["momentum"],
+    weight_decay: Annotated[float, typer.Option(help="Of SGD.")] = _DEFAULT["weight_decay"],
+    limit_train: Annotated[int | None, typer.Option(help="Use this many training images.")] = None,
+    limit_val: Annotated[int | None, typer.Option(help="Use this many validation images.")] = None,
+    image_size: Annotated[int | None, typer.Option(help="Resize images to this side.")] = None,
+    data_dir: Annotated[Path | None, typer.Option(help="Where the datasets lie.")] = None,
+    device: Annotated[str, typer.Option(help="cpu, cuda or auto.")] = _DEFAULT["device"],
+    precision: Annotated[str, typer.Option(help="fp32, or bf16 (autocast).")] = _DEFAULT["precision"],
+    threads: Annotated[int, typer.Option(help="CPU threads of each worker.")] = _DEFAULT["threads"],
+    workers: Annotated[
+        int | None, typer.Option(help="Processes; one for each core unless given.", show_default=False)
+    ] = None,
+    tensorboard: Annotated[bool, typer.Option("--tensorboard", help="Also write TensorBoard event files.")] = False,
+    out: Annotated[
+        Path | None, typer.Option(help="The run's folder [default: runs/DATASET-MODEL].", show_default=False)
+    ] = None,
+) -> None:
+    """Train the same network with each norm over batch sizes, and show who survives.
+
+    The learning rate is proportional to the batch size and the number of epochs is the same, as in Wu & He 2018.
+    The same command goes on where an interrupted one stopped. Exit code: 0, or 1 when a cell diverged or crashed,
+    2 when the configuration is wrong, 130 when interrupted.
+    """
+    options: dict[str, Any] = dict(locals())
+    options["normalization_batches"] = options.pop("normalization_batch")
+    run(options.pop("out"), options)
+
+
+def run(out: Path | None, options: dict[str, Any]) -> None:
+    """Run the comparison and its report, and turn the outcome into messages and an exit code."""
+    import groupnorm.lab
+
+    console, errors = Console(), Console(stderr=True)
+    begin = time.monotonic()
+    try:
+        result = groupnorm.lab.compare(out=out, **options)
+    except ConfigurationError as error:
+        errors.print("[bold red]Nothing was trained; the configuration has these problems:")
+        for problem in error.problems:
+            errors.print(f"  • {problem}", markup=False, highlight=False, soft_wrap=True)
+        raise typer.Exit(2) from None
+    except GroupNormError as error:
+        errors.print(str(error), style="red", markup=False, highlight=False, soft_wrap=True)
+        raise typer.Exit(2) from None
+    except KeyboardInterrupt:
+        errors.print("\nInterrupted. Everything so far is recorded; the same command goes on from here.")
+        raise typer.Exit(130) from None
+    report = result.report()
+    failed = result.table[result.table.status.isin(["diverged", "crashed"])]
+    for row in failed.itertuples():
+        errors.print(f"{row.cell} {row.status}: {row.reason}", markup=False, highlight=False, soft_wrap=True)
+    minutes, seconds = divmod(round(time.monotonic() - begin), 60)
+    console.print(f"{len(result.cells)} cells in {minutes} min {seconds} s.", highlight=False)
+    console.print(f"Report: {report}", highlight=False, markup=False, soft_wrap=True)
+    if len(failed):
+        raise typer.Exit(1)

@@ -1,0 +1,52 @@
+"""``groupnorm doctor``: versions, devices, what is available and why not."""
+
+from __future__ import annotations
+
+import importlib.metadata
+
+from rich.console import Console
+from rich.table import Table
+
+_EXTRAS = {
+    "torchvision": "its networks and datasets",
+    "scikit-learn": "the digits",
+    "plotly": "the report",
+    "matplotlib": "the figures",
+    "tensorboard": "event files",
+    "timm": "only its own networks",
+}
+
+
+def doctor() -> None:
+    """Show versions, devices, and what is available and why not."""
+    from groupnorm.lab.data import default_data_dir
+    from groupnorm.lab.environment import environment
+
+    stamp = environment()
+    table = Table("what", "found", "remark", show_lines=False)
+    for key in ("groupnorm", "revision", "python", "torch", "platform", "cpu"):
+        table.add_row(key, str(stamp[key] or "-"), "")
+    table.add_row("cores", str(stamp["cores"]), "workers that compare starts")
+    table.add_row("cuda", stamp["gpu"] or "no", _why_no_cuda())
+    for package, purpose in _EXTRAS.items():
+        table.add_row(package, _version(package), purpose)
+    folder = default_data_dir()
+    table.add_row("data folder", str(folder), "exists" if folder.is_dir() else "made when a download needs it")
+    Console().print(table)
+
+
+def _version(package: str) -> str:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return "not installed"
+
+
+def _why_no_cuda() -> str:
+    import torch
+
+    if torch.cuda.is_available():
+        return f"{torch.cuda.device_count()} device(s), CUDA {torch.version.cuda}"
+    if torch.version.cuda is None:
+        return "this torch was built without CUDA"
+    return f"torch was built for CUDA {torch.version.cuda}, but no driver or device was found"

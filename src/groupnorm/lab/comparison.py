@@ -1,0 +1,274 @@
+"""What `compare` is asked to do, validated as a whole before anything trains."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError, ValidationInfo, field_validator
+
+from groupnorm.errors import ArgumentError, GroupNormError
+from groupnorm.lab import models
+from groupnorm.lab.cell import Cell
+from groupnorm.lab.data import Dataset, load
+from groupnorm.lab.environment import cores
+from groupnorm.nn.factory import check_spec
+
+
+class ConfigurationError(GroupNormError, ValueError):
+    """Everything that is wrong with a configuration, at once.
+
+    Attributes:
+        problems: one message each.
+    """
+
+    def __init__(self, problems: list[str]) -> None:
+        self.problems = problems
+        super().__init__("\n".join(problems))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.problems,)
+
+
+def _split(value: Any) -> Any:
+    """Accept "32,16" for a tuple, and a single value for a tuple of one."""
+    if isinstance(value, str):
+        return tuple(part.strip() for part in value.split(",") if part.strip())
+    return (value,) if isinstance(value, int) else value
+
+
+class Comparison(BaseModel):
+    """The configuration of a sweep: every norm with every batch size and every seed.
+
+    Attributes:
+        dataset: name, folder or ``package.module:function``; see ``groupnorm ls datasets``.
+        model: name or ``package.module:factory``; see ``groupnorm ls models``.
+        norms: specs; see ``groupnorm ls norms``.
+        batch_sizes: images per step of the optimiser.
+        normalization_batches: images that share batch statistics, each at most and a divisor of every batch size;
+            empty means the whole batch. Several only with a single batch size.
+        seeds: number of seeds, 0 to ``seeds - 1``.
+        epochs: passes over the training images.
+        learning_rate: for 32 images, scaled in proportion to the batch size.
+        momentum: of SGD.
+        weight_decay: of SGD.
+        limit_train: use this many training images; None is all.
+        limit_val: use this many validation images; None is all.
+        image_size: resize images to this side in pixels; None keeps them.
+        data_dir: where the datasets lie; None is ``$GROUPNORM_DATA_DIR``, else the user's cache.
+        device: "cpu" or "cuda"; "auto" is cuda where there is one.
+        precision: "fp32" or "bf16" (autocast).
+        threads: CPU threads of each worker.
+        workers: processes; None is one for each ``threads`` cores, and one on a GPU.
+        tensorboard: also write TensorBoard event files.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
+
+    dataset: str = "digits"
+    model: str = "resnet-tiny"
+    norms: Annotated[tuple[str, ...], Field(min_length=1)] = ("bn", "gn", "ln", "in")
+    batch_sizes: Annotated[tuple[PositiveInt, ...], Field(min_length=1)] = (32, 16, 8, 4, 2)
+    normalization_batches: tuple[PositiveInt, ...] = ()
+    seeds: PositiveInt = 3
+    epochs: PositiveInt = 5
+    learning_rate: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 0.1
+    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
+    weight_decay: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 1e-4
+    limit_train: PositiveInt | None = None
+    limit_val: PositiveInt | None = None
+    image_size: PositiveInt | None = None
+    data_dir: Path | None = None
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    precision: Literal["fp32", "bf16"] = "fp32"
+    threads: PositiveInt = 1
+    workers: PositiveInt | None = None
+    tensorboard: bool = False
+
+    _lists = field_validator("norms", "batch_sizes", "normalization_batches", mode="before")(_split)
+
+    @field_validator("norms", "batch_sizes", "normalization_batches")
+    @classmethod
+    def _unique(cls, values: tuple[Any, ...]) -> tuple[Any, ...]:
+        if len(set(values)) < len(values):
+            raise ValueError(f"{_listed(values)} names a value twice; expected each once")
+        return values
+
+    @field_validator("norms")
+    @classmethod
+    def _known_norms(cls, norms: tuple[str, ...]) -> tuple[str, ...]:
+        _all_of(check_spec, norms)
+        return norms
+
+    @field_validator("model")
+    @classmethod
+    def _known_model(cls, model: str) -> str:
+        models.find(model)
+        return model
+
+    @field_validator("normalization_batches")
+    @classmethod
+    def _divides(cls, values: tuple[int, ...], info: ValidationInfo) -> tuple[int, ...]:
+        sizes = info.data.get("batch_sizes", ())
+        if len(values) > 1 and len(sizes) > 1:
+            raise ValueError(
+                f"several normalization batches ({_listed(values)}) with several batch sizes ({_listed(sizes)}); "
+                f"expected one of the two to vary: give a single batch size"
+            )
+        wrong = [(n, size) for n in values for size in sizes if size % n]
+        if wrong:
+            raise ValueError(
+                "; ".join(f"normalization batch {n} does not divide batch size {size}" for n, size in wrong)
+            )
+        return values
+
+    @field_validator("device")
+    @classmethod
+    def _available(cls, device: str) -> str:
+        if device == "cuda" and not torch.cuda.is_available():
+            raise ValueError("device 'cuda' is not available to torch here; expected 'cpu' (see `groupnorm doctor`)")
+        if device == "auto":
+            return "cuda" if torch.cuda.is_available() else "cpu"
+        return device
+
+    @property
+    def worker_count(self) -> int:
+        """Number of worker processes to start."""
+        if self.workers is not None:
+            return self.workers
+        return 1 if self.device == "cuda" else max(1, cores() // self.threads)
+
+    def load(self) -> Dataset:
+        """The dataset that all cells train on."""
+        return load(
+            self.dataset,
+            self.data_dir,
+            image_size=self.image_size,
+            limit_train=self.limit_train,
+            limit_val=self.limit_val,
+        )
+
+    def command(self, out: Path) -> list[str]:
+        """The command line that asks for this configuration: the axes of the sweep, and all that is not default."""
+        shown = ("dataset", "model", "norms", "batch_sizes", "seeds", "epochs")
+        words = ["groupnorm", "compare"]
+        for name, field in type(self).model_fields.items():
+            value = getattr(self, name)
+            if name not in shown and (value == field.default or (name == "device" and value == "cpu")):
+                continue
+            flag = "--" + {"normalization_batches": "normalization_batch"}.get(name, name).replace("_", "-")
+            words += [flag] if value is True else [flag, _listed(value) if isinstance(value, tuple) else str(value)]
+        return [*words, "--out", str(out)]
+
+    def cells(self, data_digest: str) -> list[Cell]:
+        """All cells: norms, then batch sizes, then normalization batches, then seeds."""
+        shared = self.model_dump(include=set(Cell.model_fields) & set(type(self).model_fields))
+        return [
+            Cell(
+                **shared,
+                data_digest=data_digest,
+                norm=norm,
+                batch_size=size,
+                normalization_batch=part if part != size else None,
+                seed=seed,
+            )
+            for norm in self.norms
+            for size in self.batch_sizes
+            for part in self.normalization_batches or (None,)
+            for seed in range(self.seeds)
+        ]
+
+
+def plan(**options: Any) -> tuple[Comparison, Dataset]:
+    """Validate a whole configuration: its values, its data and its networks.
+
+    Args:
+        **options: the attributes of :class:`Comparison`.
+
+    Raises:
+        ConfigurationError: lists every problem found.
+    """
+    problems: list[str] = []
+    comparison: Comparison | None = None
+    dataset: Dataset | None = None
+    try:
+        comparison = Comparison(**options)
+    except ValidationError as error:
+        problems += [_message(detail) for detail in error.errors()]
+    try:
+        keys = ("dataset", "data_dir", "image_size", "limit_train", "limit_val")
+        wanted = Comparison.model_construct(**{k: options[k] for k in keys if k in options})
+        dataset = comparison.load() if comparison else wanted.load()
+    except GroupNormError as error:
+        problems.append(f"dataset: {error}")
+    except Exception as error:  # a function of the user's own may raise anything
+        if comparison is not None:  # else the cause may be a value that is reported already
+            problems.append(f"dataset: {options.get('dataset')!r} raised {type(error).__name__}: {error}")
+    if dataset is not None:
+        problems += _problems_with_sizes(options.get("batch_sizes", ()), dataset)
+    if comparison is not None and dataset is not None:
+        problems += _problems_with_networks(comparison, dataset)
+    if problems:
+        raise ConfigurationError(problems)
+    assert comparison is not None
+    assert dataset is not None
+    return comparison, dataset
+
+
+def _problems_with_sizes(sizes: Any, dataset: Dataset) -> list[str]:
+    count = len(dataset.train_images)
+    numbers = [int(size) for size in _split(sizes) if str(size).isdecimal()]
+    return [
+        f"batch_sizes: {size} is more than the {count} training images; expected at most {count}"
+        for size in numbers
+        if size > count
+    ]
+
+
+def _problems_with_networks(comparison: Comparison, dataset: Dataset) -> list[str]:
+    """Build the network with each norm and show it two images, in evaluation mode so that no norm refuses."""
+    problems: list[str] = []
+    images = dataset.batch(dataset.train_images[:2])
+    random_state = torch.get_rng_state()
+    for norm in comparison.norms:
+        try:
+            network = models.build(comparison.model, norm, images.shape[1], dataset.num_classes)
+            with torch.no_grad():
+                logits = network.eval()(images)
+            expected = (len(images), dataset.num_classes)
+            if not isinstance(logits, torch.Tensor) or logits.shape != expected:
+                got = tuple(logits.shape) if isinstance(logits, torch.Tensor) else type(logits).__name__
+                raise ArgumentError(f"its output is {got}; expected logits {expected}")
+        except Exception as error:  # a network of the user's own may raise anything
+            shape = tuple(images.shape[1:])
+            problems.append(
+                f"model: {comparison.model!r} with norm {norm!r} cannot take images of shape {shape}: "
+                f"{error or type(error).__name__}"
+            )
+    torch.set_rng_state(random_state)
+    return problems
+
+
+def _all_of(check: Callable[[str], None], values: Iterable[str]) -> None:
+    """Run a check on every value and raise all its messages together."""
+    messages = []
+    for value in values:
+        try:
+            check(value)
+        except GroupNormError as error:
+            messages.append(str(error))
+    if messages:
+        raise ValueError("; ".join(messages))
+
+
+def _message(detail: Any) -> str:
+    place = ".".join(str(part) for part in detail["loc"]) or "configuration"
+    message = detail["msg"].removeprefix("Value error, ")
+    given = "" if detail["type"] == "value_error" else f"; got {detail['input']!r}"
+    return f"{place}: {message}{given}"
+
+
+def _listed(values: Iterable[Any]) -> str:
+    return ",".join(str(value) for value in values)

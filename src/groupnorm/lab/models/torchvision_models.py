@@ -1,0 +1,51 @@
+"""Networks of torchvision with a normalisation of choice. Images with one channel are repeated to three."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from torch import Tensor, nn
+
+NormLayer = Callable[..., nn.Module]
+
+
+class RepeatChannels(nn.Module):
+    """Shows an image of one channel to a network that was made for three."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.expand(-1, 3, -1, -1)
+
+
+def resnet(name: str) -> Callable[[NormLayer, int, int], nn.Module]:
+    """A builder for torchvision's ResNet of this name (He et al. 2016), last norm of each block starting at 0."""
+
+    def build(norm_layer: NormLayer, in_channels: int, num_classes: int) -> nn.Module:
+        import torchvision.models
+
+        model: nn.Module = getattr(torchvision.models, name)(norm_layer=norm_layer, num_classes=num_classes)
+        for block in model.modules():
+            last = getattr(block, "bn3", getattr(block, "bn2", None))
+            if block is not model and last is not None and isinstance(getattr(last, "weight", None), Tensor):
+                nn.init.zeros_(last.weight)
+        return _for_channels(model, in_channels)
+
+    return build
+
+
+def vgg16(norm_layer: NormLayer, in_channels: int, num_classes: int) -> nn.Module:
+    """VGG-16 (Simonyan & Zisserman 2015) with a norm after each convolution, as torchvision's ``vgg16_bn``."""
+    from torchvision.models.vgg import VGG, cfgs
+
+    layers: list[nn.Module] = []
+    channels = 3
+    for width in cfgs["D"]:
+        if width == "M":
+            layers.append(nn.MaxPool2d(2, 2))
+            continue
+        layers += [nn.Conv2d(channels, width, 3, padding=1), norm_layer(width), nn.ReLU(inplace=True)]
+        channels = width
+    return _for_channels(VGG(nn.Sequential(*layers), num_classes=num_classes), in_channels)
+
+
+def _for_channels(model: nn.Module, in_channels: int) -> nn.Module:
+    return model if in_channels == 3 else nn.Sequential(RepeatChannels(), model)

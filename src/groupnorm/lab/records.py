@@ -1,0 +1,173 @@
+"""The only door to the disk: a run folder with one folder of JSON lines per cell.
+
+.. code-block:: text
+
+    runs/NAME/
+      run.json                  the request: command, configuration, cells
+      cells/CELL/records.jsonl  one "start", then an "epoch" each, then an "end"
+      cells/CELL/checkpoint.pt  only while the cell is unfinished
+      cells/CELL/log.txt        what the worker printed
+      report.html, figures/, table.csv, tensorboard/
+
+Appending survives a kill at any moment: a torn last line is dropped, and the checkpoint says how many records
+it stands for. Whole files are written beside their place and moved there, so that they are never half written.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from groupnorm.errors import GroupNormError
+
+Record = dict[str, Any]
+
+TIMING = frozenset({"time", "seconds", "images_per_second"})
+"""Keys of a record that differ between two runs of the same cell; all others repeat bit for bit."""
+
+
+class RunFolderError(GroupNormError, RuntimeError):
+    """A run folder that cannot be read, or that another process is writing to."""
+
+
+class CellFolder:
+    """The records of one cell."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def records(self) -> list[Record]:
+        """All whole records, in order; a last line torn by a kill is left out."""
+        try:
+            data = (self.path / "records.jsonl").read_bytes()
+        except FileNotFoundError:
+            return []
+        return [json.loads(line) for line in data.splitlines(keepends=True) if line.endswith(b"\n")]
+
+    def append(self, record: Record) -> None:
+        """Add one record, over a last line torn by a kill; it is on the disk when this returns."""
+        self.path.mkdir(parents=True, exist_ok=True)
+        with open(self.path / "records.jsonl", "a+b") as file:
+            file.seek(0)
+            file.truncate(file.read().rfind(b"\n") + 1)
+            file.write(json.dumps(record).encode() + b"\n")
+            file.flush()
+            os.fsync(file.fileno())
+
+    def keep(self, count: int) -> list[Record]:
+        """Drop all but the first ``count`` records and return them."""
+        kept = self.records()[:count]
+        if (self.path / "records.jsonl").exists():
+            lines = b"".join(json.dumps(record).encode() + b"\n" for record in kept)
+            write_atomically(self.path / "records.jsonl", lines)
+        return kept
+
+    def save_checkpoint(self, state: dict[str, Any]) -> None:
+        """Write the state of an unfinished training, with the number of records it stands for."""
+        import torch
+
+        with _replacing(self.path / "checkpoint.pt") as temporary:
+            torch.save({"records": len(self.records()), "state": state}, temporary)
+
+    def load_checkpoint(self) -> tuple[int, dict[str, Any]] | None:
+        """``(number of records, state)`` of the last checkpoint, or None."""
+        import torch
+
+        path = self.path / "checkpoint.pt"
+        if not path.exists():
+            return None
+        saved = torch.load(path, map_location="cpu", weights_only=True)
+        return saved["records"], saved["state"]
+
+    def drop_checkpoint(self) -> None:
+        """Remove the checkpoint: the cell is finished, or begins anew."""
+        (self.path / "checkpoint.pt").unlink(missing_ok=True)
+
+    @contextmanager
+    def lock(self, timeout: float = 30.0) -> Iterator[None]:
+        """Hold the cell: a worker left over from a killed sweep may still be dying."""
+        self.path.mkdir(parents=True, exist_ok=True)
+        with _lock(self.path / "lock", timeout, f"cell {self.path.name}"):
+            yield
+
+
+class RunFolder:
+    """All that one sweep reads and writes."""
+
+    def __init__(self, path: Path | str) -> None:
+        self.path = Path(path)
+
+    def cell(self, cell_id: str) -> CellFolder:
+        """The folder of the cell with this id, whether it exists or not."""
+        return CellFolder(self.path / "cells" / cell_id)
+
+    def write_request(self, request: Record) -> None:
+        """Record what was asked for: command, configuration and cells."""
+        self.write("run.json", json.dumps(request, indent=1))
+
+    def request(self) -> Record:
+        """What was asked for.
+
+        Raises:
+            RunFolderError: the folder holds no run.
+        """
+        try:
+            request: Record = json.loads((self.path / "run.json").read_text())
+        except FileNotFoundError:
+            raise RunFolderError(
+                f"{self.path} holds no run.json; expected a folder that `groupnorm compare --out` wrote"
+            ) from None
+        return request
+
+    def write(self, name: str, content: str | bytes) -> Path:
+        """Write a whole file below the folder and return its path."""
+        path = self.path / name
+        write_atomically(path, content.encode() if isinstance(content, str) else content)
+        return path
+
+    @contextmanager
+    def lock(self) -> Iterator[None]:
+        """Hold the run: two sweeps in one folder would train the same cells twice."""
+        self.path.mkdir(parents=True, exist_ok=True)
+        with _lock(self.path / "lock", 0.0, f"run {self.path}"):
+            yield
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """Write a file so that it is either the old one or the whole new one, whenever the process is killed."""
+    with _replacing(path) as temporary:
+        temporary.write_bytes(content)
+
+
+@contextmanager
+def _replacing(path: Path) -> Iterator[Path]:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    os.close(handle)
+    temporary = Path(name)
+    try:
+        yield temporary
+        with open(temporary, "rb") as file:
+            os.fsync(file.fileno())
+        temporary.chmod(0o644)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def _lock(path: Path, timeout: float, what: str) -> Iterator[None]:
+    try:
+        with FileLock(path).acquire(timeout=timeout):
+            yield
+    except Timeout:
+        raise RunFolderError(
+            f"{what} is being written by another process (it holds {path}); wait for it, or stop it"
+        ) from None

@@ -1,0 +1,67 @@
+"""How the runs of a result were made and what their numbers can and cannot tell."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from groupnorm.lab.cell import Cell
+from groupnorm.lab.result import Result
+
+_COUNTS = {"train": "training images", "val": "validation images", "classes": "classes"}
+_LIMITS = {"limit_train": "training images used", "limit_val": "validation images used", "image_size": "resized to"}
+
+_TRAINING = """{model}, SGD with momentum {momentum} and weight decay {weight_decay}, {epochs} epochs for every run.
+    The learning rate is {learning_rate} × batch size / 32 for every norm, falls to zero along half a cosine, and is
+    tuned for none of them. {precision} on {device}."""
+_BATCH_SIZE = """The norm, the batch size and the seed. With the same number of epochs a small batch means more and
+    smaller steps."""
+_NORMALIZATION_BATCH = """The norm, the normalisation batch and the seed. Every step uses {batch_size} images; the
+    normalisation batch is how many of them share batch statistics, as the images of one worker do in the paper."""
+_ALWAYS = {
+    "Error": """Validation error of the last epoch, not of the best one. The training error is the mean over the last
+        epoch's batches in training mode.""",
+    "Seeds": """A seed fixes the initial weights and the order of the images, the same for every norm, so that norms are
+        compared in pairs. Intervals are 95% Student t intervals over seeds; they say nothing about other datasets or
+        networks. p values are not corrected for the number of comparisons.""",
+    "Runs without a result": """A run that is undefined, diverged or crashed enters no mean; it is counted and shown
+        with its status. The mean of learning curves ends where the first seed stopped.""",
+    "Speed": "As it was while the runs shared the machine: a hint, not a benchmark.",
+}
+
+
+def data_line(result: Result) -> str:
+    """The dataset in one line."""
+    dataset = result.request.get("dataset") or {}
+    name = str(dataset.get("title") or dataset.get("name") or _values(result.cells, "dataset"))
+    counts = [f"{dataset[key]:,} {words}" for key, words in _COUNTS.items() if isinstance(dataset.get(key), int)]
+    return ", ".join([name, *counts])
+
+
+def notes(result: Result) -> dict[str, str]:
+    """Headings and paragraphs of the notes, from the configuration of the cells."""
+    cells = result.cells
+    if not cells:
+        return {}
+    dataset = result.request.get("dataset") or {}
+    said = [f"{data_line(result)}.", dataset.get("note"), _resolution(dataset)]
+    found = {"Data": " ".join(str(part) for part in said if part)}
+    limits = [
+        f"{words}: {_values(cells, key)}" for key, words in _LIMITS.items() if any(getattr(c, key) for c in cells)
+    ]
+    if limits:
+        found["Reduced data"] = f"{'; '.join(limits)}. Numbers on a part of the data are not those of the dataset."
+    varies = _BATCH_SIZE if result.x == "batch_size" else _NORMALIZATION_BATCH
+    found |= {"Training": _TRAINING, "What varies": varies}
+    values = {name: _values(cells, name) for name in Cell.model_fields}
+    for name in ("Training", "What varies"):
+        found[name] = found[name].format_map(values)
+    return {title: " ".join(text.split()) for title, text in (found | _ALWAYS).items()}
+
+
+def _resolution(dataset: dict[str, Any]) -> str:
+    images = dataset.get("val")
+    return f"One validation image is {100 / images:.2g}% of error." if isinstance(images, int) and images > 0 else ""
+
+
+def _values(cells: list[Cell], name: str) -> str:
+    return ", ".join(dict.fromkeys("all" if (v := getattr(cell, name)) is None else f"{v}" for cell in cells))

@@ -1,0 +1,197 @@
+"""What the template shows, as plain data: tables, cubes, notes, environment."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterable
+from typing import Any
+
+import pandas as pd
+from markupsafe import Markup, escape
+
+from groupnorm.lab import cubes, statistics
+from groupnorm.lab.palette import Style, find_baseline
+from groupnorm.lab.report.findings import digits_for, points, resolved
+from groupnorm.lab.result import Result
+from groupnorm.lab.series import settings
+
+Json = dict[str, Any]
+
+_SORT = {
+    status: rank for rank, status in enumerate(("crashed", "diverged", "undefined", "running", "pending", "finished"))
+}
+
+
+def tint(text: str, looks: dict[str, Style]) -> Markup:
+    """A sentence as HTML in which each norm's name has its colour."""
+    classes = {look.label: index for index, look in enumerate(looks.values())}
+    text = text.replace("'", "’")
+    names = "|".join(re.escape(name) for name in sorted(classes, key=len, reverse=True))
+    if not names:
+        return escape(text)
+    pieces = re.split(rf"(?<![\w:])({names})(?!\w|:\w)", text)
+    named = Markup('<b class="norm n{}">{}</b>')
+    return Markup("").join(named.format(classes[p], p) if p in classes else escape(p) for p in pieces)
+
+
+def matrix(result: Result, looks: dict[str, Style]) -> Json:
+    """Norms by batch sizes: mean and interval of the error, and the paired difference to the baseline."""
+    table, x = result.table, result.x
+    columns = settings(table, x)
+    means = {(row["norm"], row[x]): row for _, row in statistics.summary(table).iterrows()}
+    pairs = {(row["norm"], row[x]): row for _, row in statistics.differences(table).iterrows()}
+    rows = [
+        {
+            "norm": index,
+            "baseline": norm == find_baseline(list(looks)),
+            "cells": [_matrix_cell(means.get((norm, c)), pairs.get((norm, c))) for c in columns],
+        }
+        for index, norm in enumerate(looks)
+    ]
+    return {"columns": columns, "rows": rows}
+
+
+def comparisons(result: Result, looks: dict[str, Style]) -> list[Json]:
+    """All paired differences with their p values."""
+    order = {norm: index for index, norm in enumerate(looks)}
+    rows = []
+    for _, row in statistics.differences(result.table).iterrows():
+        if row["pairs"]:
+            values = (row["difference"], row["difference_low"], row["difference_high"])
+            rows.append(
+                {
+                    "norm": order[row["norm"]],
+                    "x": row[result.x],
+                    "difference": points(values[0], 2),
+                    "interval": _interval(*values[1:], 2),
+                    "p": p_value(row["p"]),
+                    "pairs": row["pairs"],
+                    "resolved": resolved(row),
+                }
+            )
+    return rows
+
+
+def runs(result: Result, looks: dict[str, Style]) -> list[Json]:
+    """Every cell, with what to show and what to sort by."""
+    order = {norm: index for index, norm in enumerate(looks)}
+    epochs = {cell.id: cell.epochs for cell in result.cells}
+    rows = []
+    for _, row in result.table.iterrows():
+        status = "unfinished" if row["status"] == "running" else row["status"]
+        shown = [
+            ("error", _number(row["error"], 2)),
+            ("train_error", _number(row["train_error"], 2)),
+            ("epochs", f"{row['epochs']} of {epochs[row['cell']]}"),
+            ("seconds", duration(row["seconds"])),
+            ("images_per_second", _number(row["images_per_second"], 0)),
+        ]
+        rows.append(
+            {
+                "id": row["cell"],
+                "norm": order[row["norm"]],
+                "x": [int(row[column]) for column in statistics.SETTING],
+                "seed": int(row["seed"]),
+                "status": status,
+                "rank": _SORT[row["status"]],
+                "reason": row["reason"],
+                "values": [(text, None if math.isnan(row[key]) else float(row[key])) for key, text in shown],
+            }
+        )
+    return rows
+
+
+def cards(norms: Iterable[str]) -> list[Json]:
+    """The rows of the catalog that occur, each with its cube as paths."""
+    left, bottom = cubes.project(0, cubes.SHAPE[1], 0)[0], 0.0
+    right, top = cubes.project(cubes.SHAPE[0], 0, 0)[0], cubes.project(*cubes.SHAPE)[1]
+    box = (left - 2.3, -top - 0.2, right - left + 4.6, top - bottom + 0.9)
+    found = []
+    for row, look in cubes.catalog_rows(norms):
+        tiles = cubes.tiles(row.drawn)
+        paths = [
+            (face, shared, _path(t for t in tiles if t.face == face and t.shared == shared))
+            for face in ("top", "left", "right")
+            for shared in (False, True)
+        ]
+        labels = [(text, f"{x:.2f}", f"{-y:.2f}") for text, (x, y) in cubes.axis_labels()]
+        card = {"row": row, "look": look, "paths": [path for path in paths if path[2]], "labels": labels}
+        found.append(card | {"box": " ".join(f"{value:.2f}" for value in box)})
+    return found
+
+
+def flatten(values: Any, prefix: str = "") -> dict[str, str]:
+    """A nested dictionary as one of dotted names and texts."""
+    if not isinstance(values, dict):
+        text = ", ".join(map(str, values)) if isinstance(values, list | tuple) else str(values)
+        return {prefix: "–" if values in (None, [], ()) else text}
+    found: dict[str, str] = {}
+    for key, value in values.items():
+        found |= flatten(value, f"{prefix}.{key}" if prefix else str(key))
+    return found
+
+
+def environments(found: list[Json]) -> list[tuple[str, list[str]]]:
+    """Each entry of the environment stamp, with its different values over the cells."""
+    stamps = [flatten(stamp) for stamp in found]
+    names = dict.fromkeys(name for stamp in stamps for name in stamp)
+    return [(name, list(dict.fromkeys(stamp.get(name, "–") for stamp in stamps))) for name in names]
+
+
+def p_value(p: float) -> str:
+    """A p value as papers print it."""
+    if math.isnan(p):
+        return "–"
+    return "< 0.001" if p < 0.001 else f"{p:.3f}" if p < 0.1 else f"{p:.2f}"
+
+
+def duration(seconds: float) -> str:
+    """Seconds for a reader."""
+    if math.isnan(seconds):
+        return "–"
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes:02} min" if hours else f"{minutes} min {rest:02} s"
+
+
+def _matrix_cell(mean: pd.Series | None, pair: pd.Series | None) -> Json:
+    if mean is None:
+        return {"text": "–", "notes": []}
+    seeds, done = int(mean["cells"]), int(mean["finished"])
+    notes = [f"{mean[s]} {s}" for s in ("undefined", "diverged", "crashed") if mean[s]]
+    left = int(mean["pending"] + mean["running"])
+    notes += [f"{left} to come"] if left else []
+    if not done:
+        whole = next((s for s in ("undefined", "diverged", "crashed") if mean[s] == seeds), None)
+        return {
+            "text": whole or ("pending" if left == seeds else "–"),
+            "notes": [] if whole or left == seeds else notes,
+        }
+    half = (mean["error_high"] - mean["error_low"]) / 2
+    digits = digits_for(half)
+    cell: Json = {
+        "text": _number(mean["error"], digits),
+        "half": "" if math.isnan(half) else f"± {half:.{digits}f}",
+        "notes": [f"{done} of {seeds} seeds", *notes] if done < seeds else ["one seed"] if seeds == 1 else [],
+    }
+    if pair is not None and pair["pairs"]:
+        digits = digits_for(pair["difference"])
+        cell["difference"] = points(pair["difference"], digits)
+        cell["interval"] = _interval(pair["difference_low"], pair["difference_high"], digits)
+        cell["resolved"] = resolved(pair)
+    return cell
+
+
+def _path(tiles: Iterable[cubes.Tile]) -> str:
+    return "".join("M" + "L".join(f"{x:.2f} {-y:.2f}" for x, y in tile.corners) + "Z" for tile in tiles)
+
+
+def _interval(low: float, high: float, digits: int) -> str:
+    return "" if math.isnan(low) else f"{points(low, digits)} to {points(high, digits)}"
+
+
+def _number(value: float, digits: int) -> str:
+    return "–" if math.isnan(value) else f"{value:,.{digits}f}"

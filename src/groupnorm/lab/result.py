@@ -1,0 +1,132 @@
+"""What a sweep found, as tables: a view of the records, finished or not."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+
+from groupnorm.lab.cell import Cell
+from groupnorm.lab.records import Record, RunFolder
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+
+class Result:
+    """The records of a run folder.
+
+    Attributes:
+        folder: where the records lie.
+        request: what was asked for: ``command``, ``config``, ``cells``.
+        cells: the cells asked for, in the order of the request.
+    """
+
+    def __init__(self, folder: Path | str) -> None:
+        self._run = RunFolder(folder)
+        self.folder = self._run.path
+        self.request: Record = self._run.request()
+        self.cells: list[Cell] = [Cell(**fields) for fields in self.request["cells"]]
+        self._records = {cell.id: self._run.cell(cell.id).records() for cell in self.cells}
+
+    @property
+    def table(self) -> pd.DataFrame:
+        """One row per cell.
+
+        Columns: norm, batch_size, normalization_batch, seed, status, reason, error and train_error (percent, of
+        the last epoch; NaN unless finished), best_error (percent, the lowest of all epochs), loss, epochs (done),
+        steps, seconds (of training), images_per_second (median over epochs), cell (id).
+        """
+        return pd.DataFrame([self._row(cell) for cell in self.cells])
+
+    @property
+    def curves(self) -> pd.DataFrame:
+        """One row per cell and epoch: norm, batch_size, normalization_batch, seed, cell, and the epoch's record.
+
+        The record has: epoch, step, loss (mean over the epoch's training batches), train_error (percent, over the
+        same batches in training mode), error (percent, validation), learning_rate, seconds, images_per_second.
+        """
+        rows = [
+            {**_keys(cell), **{k: v for k, v in record.items() if k != "kind"}}
+            for cell in self.cells
+            for record in self._records[cell.id]
+            if record["kind"] == "epoch"
+        ]
+        return pd.DataFrame(rows)
+
+    @property
+    def environments(self) -> list[dict[str, Any]]:
+        """The different environments (versions, machine, revision) that the cells were trained in."""
+        found: list[dict[str, Any]] = []
+        for records in self._records.values():
+            for record in records:
+                if record["kind"] == "start" and record["environment"] not in found:
+                    found.append(record["environment"])
+        return found
+
+    @property
+    def x(self) -> str:
+        """The column that the sweep varies: "batch_size" or "normalization_batch"."""
+        one_batch_size = len({cell.batch_size for cell in self.cells}) == 1
+        several = len({cell.statistics_batch for cell in self.cells}) > 1
+        return "normalization_batch" if one_batch_size and several else "batch_size"
+
+    def plot(self) -> Figure:
+        """Figure 1 of the paper: validation error over batch size, mean and 95% interval over seeds."""
+        from groupnorm.lab.figures import error_over_batch_size
+
+        return error_over_batch_size(self)
+
+    def report(self) -> Path:
+        """Write report.html, the figures and table.csv into the run folder and return the report's path."""
+        from groupnorm.lab.report import write_report
+
+        return write_report(self, self._run)
+
+    def __repr__(self) -> str:
+        counts = self.table["status"].value_counts().to_dict()
+        return f"Result({str(self.folder)!r}, {len(self.cells)} cells: {counts})"
+
+    def _row(self, cell: Cell) -> dict[str, Any]:
+        records = self._records[cell.id]
+        epochs = [record for record in records if record["kind"] == "epoch"]
+        end = next((record for record in records if record["kind"] == "end"), None)
+        status = end["status"] if end else ("running" if records else "pending")
+        last = epochs[-1] if epochs and status == "finished" else {}
+        nan = float("nan")
+        return {
+            **_keys(cell),
+            "status": status,
+            "reason": end["reason"] if end else "",
+            "error": last.get("error", nan),
+            "train_error": last.get("train_error", nan),
+            "best_error": min((e["error"] for e in epochs), default=nan) if last else nan,
+            "loss": last.get("loss", nan),
+            "epochs": len(epochs),
+            "steps": epochs[-1]["step"] if epochs else 0,
+            "seconds": sum(e["seconds"] for e in epochs) if epochs else nan,
+            "images_per_second": pd.Series([e["images_per_second"] for e in epochs], dtype=float).median(),
+        }
+
+
+def load(folder: Path | str) -> Result:
+    """The result of a finished or unfinished run.
+
+    Args:
+        folder: the ``--out`` of ``groupnorm compare``.
+
+    Raises:
+        RunFolderError: the folder holds no run.
+    """
+    return Result(folder)
+
+
+def _keys(cell: Cell) -> dict[str, Any]:
+    return {
+        "norm": cell.norm,
+        "batch_size": cell.batch_size,
+        "normalization_batch": cell.statistics_batch,
+        "seed": cell.seed,
+        "cell": cell.id,
+    }

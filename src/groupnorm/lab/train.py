@@ -1,0 +1,183 @@
+"""One training run, an epoch at a time. It prints nothing and touches no file."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from groupnorm.errors import SingleElementError
+from groupnorm.lab import models
+from groupnorm.lab.cell import Cell
+from groupnorm.lab.data import Dataset
+from groupnorm.lab.records import Record
+
+_EVALUATION_PIXELS = 500 * 32 * 32  # images evaluated at a time, so that large ones fit into memory too
+_FINITE_CHECK = 100  # steps between two looks at the loss; each look waits for the device
+
+
+class DivergedError(Exception):
+    """The loss is no longer a finite number."""
+
+
+class Training:
+    """The state of one run: network, optimiser, position.
+
+    SGD with momentum and weight decay on all parameters; the learning rate is ``learning_rate * batch_size / 32``
+    (Goyal et al. 2017, as Wu & He 2018 use it) and falls to zero along half a cosine. Each epoch visits the
+    training images in a new order and drops the last incomplete batch. Runs with the same seed start from the
+    same weights and see the images in the same order, whatever the norm, so that they can be compared in pairs.
+
+    Args:
+        cell: what to train.
+        dataset: on what.
+    """
+
+    def __init__(self, cell: Cell, dataset: Dataset) -> None:
+        self.cell, self.dataset = cell, dataset
+        self.device = torch.device(cell.device)
+        torch.manual_seed(cell.seed)
+        channels = dataset.train_images.shape[1]
+        self.model = models.build(cell.model, cell.norm, channels, dataset.num_classes).to(self.device)
+        self.optimizer = torch.optim.SGD(
+            self.model.parameters(), lr=0.0, momentum=cell.momentum, weight_decay=cell.weight_decay, fused=True
+        )
+        self.epochs_done = 0
+        self.steps_per_epoch = len(dataset.train_images) // cell.batch_size
+
+    @property
+    def finished(self) -> bool:
+        """Whether all epochs are done."""
+        return self.epochs_done >= self.cell.epochs
+
+    def epoch(self, on_step: Callable[[int], None] = lambda step: None) -> Record:
+        """Train for one epoch, evaluate, and return the record.
+
+        Args:
+            on_step: called after each step with the number of steps done in all.
+
+        Raises:
+            DivergedError: the loss became NaN or infinite.
+            SingleElementError: a norm has one element per statistic at this batch size.
+        """
+        begin = time.perf_counter()
+        loss, errors = torch.zeros((), device=self.device), torch.zeros((), device=self.device)
+        self.model.train()
+        for step, (images, labels) in enumerate(self._batches(), start=self.epochs_done * self.steps_per_epoch + 1):
+            learning_rate = self._learning_rate(step - 1)
+            for group in self.optimizer.param_groups:
+                group["lr"] = learning_rate
+            batch_loss, batch_errors = self._step(images, labels)
+            loss += batch_loss
+            errors += batch_errors
+            if step % _FINITE_CHECK == 0 or step % self.steps_per_epoch == 0:
+                _check_finite(loss, step)
+            on_step(step)
+        seconds = time.perf_counter() - begin
+        self.epochs_done += 1
+        images_seen = self.steps_per_epoch * self.cell.batch_size
+        return {
+            "kind": "epoch",
+            "epoch": self.epochs_done,
+            "step": self.epochs_done * self.steps_per_epoch,
+            "loss": loss.item() / self.steps_per_epoch,
+            "train_error": 100 * errors.item() / images_seen,
+            "error": self.validation_error(),
+            "learning_rate": learning_rate,
+            "seconds": seconds,
+            "images_per_second": images_seen / seconds,
+        }
+
+    def validation_error(self) -> float:
+        """Error in percent over the validation images, in evaluation mode."""
+        self.model.eval()
+        images, labels = self.dataset.val_images, self.dataset.val_labels
+        size = min(500, max(1, _EVALUATION_PIXELS // images[0, 0].numel()))
+        wrong = 0
+        with torch.inference_mode():
+            for start in range(0, len(images), size):
+                part = slice(start, start + size)
+                with self._autocast():
+                    logits = self.model(self.dataset.batch(images[part].to(self.device)))
+                wrong += int((logits.argmax(1).cpu() != labels[part]).sum())
+        return 100 * wrong / len(images)
+
+    def state_dict(self) -> dict[str, Any]:
+        """All that is needed to go on as if there had been no break."""
+        cuda = self.device.type == "cuda"
+        return {
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "epochs_done": self.epochs_done,
+            "random": torch.get_rng_state(),
+            "random_cuda": torch.cuda.get_rng_state(self.device) if cuda else None,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from :meth:`state_dict`."""
+        self.model.load_state_dict(state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.epochs_done = state["epochs_done"]
+        torch.set_rng_state(state["random"])
+        if state["random_cuda"] is not None:
+            torch.cuda.set_rng_state(state["random_cuda"], self.device)
+
+    def _batches(self) -> Iterator[tuple[Tensor, Tensor]]:
+        """Batches of this epoch; the order depends on the seed and the epoch alone."""
+        images, labels = self.dataset.train_images, self.dataset.train_labels
+        generator = torch.Generator().manual_seed(self.cell.seed * 1_000_003 + self.epochs_done)
+        order = torch.randperm(len(images), generator=generator)
+        size = self.cell.batch_size
+        for step in range(self.steps_per_epoch):
+            chosen = order[step * size : (step + 1) * size]
+            yield self.dataset.batch(images[chosen].to(self.device)), labels[chosen].to(self.device)
+
+    def _step(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """One step of the optimiser; returns the mean loss and the number of errors of the batch.
+
+        With a normalisation batch the images pass through the network in parts whose gradients are averaged, as
+        those of the paper's workers: each part has its own batch statistics.
+        """
+        size = self.cell.statistics_batch
+        loss, errors = torch.zeros((), device=self.device), torch.zeros((), device=self.device)
+        self.optimizer.zero_grad()
+        for part, target in zip(images.split(size), labels.split(size), strict=True):
+            with self._autocast(), _single_elements():
+                logits = self.model(part)
+            part_loss = F.cross_entropy(logits.float(), target) * (len(part) / len(images))
+            part_loss.backward()
+            loss += part_loss.detach()
+            errors += (logits.detach().argmax(1) != target).sum()
+        self.optimizer.step()
+        return loss, errors
+
+    def _learning_rate(self, step: int) -> float:
+        peak = self.cell.learning_rate * self.cell.batch_size / 32
+        return peak * 0.5 * (1 + math.cos(math.pi * step / (self.steps_per_epoch * self.cell.epochs)))
+
+    def _autocast(self) -> AbstractContextManager[Any]:
+        if self.cell.precision == "bf16":
+            return torch.autocast(self.device.type, torch.bfloat16)
+        return nullcontext()
+
+
+@contextmanager
+def _single_elements() -> Iterator[None]:
+    """Give torch's own refusal of one element per statistic (BatchNorm, a plain ValueError) the package's name."""
+    try:
+        yield
+    except ValueError as error:
+        if type(error) is ValueError and "Expected more than 1 value per channel" in str(error):
+            raise SingleElementError(str(error)) from error
+        raise
+
+
+def _check_finite(loss: Tensor, step: int) -> None:
+    if not math.isfinite(value := loss.item()):
+        raise DivergedError(f"the training loss became {value} within the {_FINITE_CHECK} steps before step {step}")

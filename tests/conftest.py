@@ -1,0 +1,20 @@
+"""What every test shares: a seed, two threads, and hypothesis without clocks."""
+
+from collections.abc import Iterator
+
+import pytest
+import torch
+from hypothesis import settings
+
+settings.register_profile("suite", deadline=None, derandomize=True, max_examples=60, database=None)
+settings.load_profile("suite")
+
+
+@pytest.fixture(autouse=True)
+def seeded() -> Iterator[None]:
+    """Each test draws the same numbers, whatever ran before it."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(2)
+    torch.manual_seed(0)
+    yield
+    torch.set_num_threads(threads)

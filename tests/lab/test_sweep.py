@@ -1,0 +1,163 @@
+"""Sweeps: parallel, interruptible at any moment, and the same bit for bit however often they were interrupted."""
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from groupnorm.lab import compare, load
+from groupnorm.lab.records import TIMING, RunFolder
+
+SMALL = ["--limit-train", "160", "--limit-val", "50", "--epochs", "3", "--seeds", "2"]
+SWEEP = ["--norms", "bn,gn,in", "--batch-sizes", "16,4", *SMALL]
+
+
+def groupnorm(*arguments, **options):
+    command = [sys.executable, "-m", "groupnorm.lab.cli", *map(str, arguments)]
+    return subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True, **options
+    )
+
+
+def facts(folder):
+    """All records of all cells without what a clock says."""
+    found = {}
+    for path in sorted((folder / "cells").iterdir()):
+        records = RunFolder(folder).cell(path.name).records()
+        found[path.name] = [{k: v for k, v in record.items() if k not in TIMING} for record in records]
+    return found
+
+
+def workers_of(folder):
+    """Process numbers of the workers that serve a folder."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        with contextlib.suppress(OSError):  # not a process, or one that just ended
+            words = (entry / "cmdline").read_bytes().split(b"\0")
+            if b"groupnorm.lab.worker" in words and str(folder).encode() in words:
+                found.append(int(entry.name))
+    return found
+
+
+def epochs_recorded(folder):
+    return sum(path.read_text().count('"kind": "epoch"') for path in folder.glob("cells/*/records.jsonl"))
+
+
+def wait_until(condition, seconds=60):
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "timed out"
+        time.sleep(0.02)
+
+
+@pytest.fixture(scope="module")
+def unbroken(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("unbroken")
+    process = groupnorm("compare", *SWEEP, "--out", folder)
+    output, _ = process.communicate(timeout=240)
+    assert process.returncode == 0, output
+    return folder, output
+
+
+def test_every_cell_ends_with_a_result(unbroken):
+    folder, output = unbroken
+    table = load(folder).table
+    assert len(table) == 3 * 2 * 2
+    assert set(table[table.norm == "in"].status) == {"undefined"}
+    assert table[table.norm == "in"].reason.str.contains("1 element per group").all()
+    assert set(table[table.norm != "in"].status) == {"finished"}
+    assert table[table.norm != "in"].error.between(0, 100).all()
+    assert "report.html" in output.splitlines()[-1]
+    assert not list(folder.glob("cells/*/checkpoint.pt"))
+
+
+def test_each_cell_carries_its_environment(unbroken):
+    folder, _ = unbroken
+    for records in facts(folder).values():
+        start = records[0]
+        assert start["kind"] == "start"
+        assert start["cell"]["data_digest"]
+        assert start["environment"]["torch"]
+        assert "revision" in start["environment"]
+
+
+def test_three_kills_of_the_parent_change_nothing(unbroken, tmp_path):
+    for epochs in (2, 7, 13):
+        process = groupnorm("compare", *SWEEP, "--out", tmp_path)
+        wait_until(
+            lambda epochs=epochs, process=process: epochs_recorded(tmp_path) >= epochs or process.poll() is not None
+        )
+        os.kill(process.pid, signal.SIGKILL)
+        process.communicate()
+    wait_until(lambda: not workers_of(tmp_path))  # they end by themselves, without their parent
+    finished = {c for c, records in facts(tmp_path).items() if records[-1]["kind"] == "end"}
+    modified = {c: (tmp_path / "cells" / c / "records.jsonl").stat().st_mtime_ns for c in finished}
+    process = groupnorm("compare", *SWEEP, "--out", tmp_path)
+    output, _ = process.communicate(timeout=240)
+    assert process.returncode == 0, output
+    assert facts(tmp_path) == facts(unbroken[0])
+    for cell, before in modified.items():
+        assert (tmp_path / "cells" / cell / "records.jsonl").stat().st_mtime_ns == before, f"{cell} was repeated"
+
+
+def test_killed_workers_are_recorded_and_tried_again(unbroken, tmp_path):
+    process = groupnorm("compare", *SWEEP, "--out", tmp_path)
+    wait_until(lambda: epochs_recorded(tmp_path) >= 1)
+    os.kill(workers_of(tmp_path)[0], signal.SIGKILL)
+    output, _ = process.communicate(timeout=240)
+    assert process.returncode == 1
+    table = load(tmp_path).table
+    crashed = table[table.status == "crashed"]
+    assert len(crashed) == 1
+    assert "killed by SIGKILL" in crashed.reason.iloc[0]
+    assert "killed by SIGKILL" in output
+    assert (table.status != "pending").all(), "the sweep goes on without the killed worker"
+    process = groupnorm("compare", *SWEEP, "--out", tmp_path)
+    output, _ = process.communicate(timeout=240)
+    assert process.returncode == 0, output
+    assert facts(tmp_path) == facts(unbroken[0])
+
+
+def test_interrupt_says_how_to_go_on(tmp_path):
+    process = groupnorm("compare", *SWEEP, "--out", tmp_path)
+    wait_until(lambda: epochs_recorded(tmp_path) >= 1)
+    process.send_signal(signal.SIGINT)
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "the same command goes on" in output
+    wait_until(lambda: not workers_of(tmp_path))
+    assert {"finished", "running", "pending", "undefined"} >= set(load(tmp_path).table.status)
+
+
+def test_a_changed_environment_begins_unfinished_cells_anew(unbroken, tmp_path):
+    process = groupnorm("compare", *SWEEP, "--out", tmp_path)
+    wait_until(lambda: list(tmp_path.glob("cells/*/checkpoint.pt")))
+    os.kill(process.pid, signal.SIGKILL)
+    process.communicate()
+    wait_until(lambda: not workers_of(tmp_path))
+    for path in tmp_path.glob("cells/*/records.jsonl"):
+        first, *rest = path.read_text().splitlines(keepends=True)
+        start = json.loads(first)
+        if not any('"kind": "end"' in line for line in rest):
+            start["environment"]["torch"] = "0.0"
+            path.write_text(json.dumps(start) + "\n" + "".join(rest))
+    process = groupnorm("compare", *SWEEP, "--out", tmp_path)
+    process.communicate(timeout=240)
+    assert facts(tmp_path) == facts(unbroken[0])
+
+
+def test_three_lines_of_python_give_a_table_and_a_plot(tmp_path):
+    options = {"limit_train": 64, "limit_val": 20, "epochs": 1, "seeds": 1, "progress": False}
+    result = compare(norms=["gn"], batch_sizes=[32], out=tmp_path, **options)
+    assert list(result.table.columns[:2]) == ["norm", "batch_size"]
+    assert {"norm", "batch_size", "seed", "error", "train_error", "status"} <= set(result.table.columns)
+    assert result.table.error.between(0, 100).all()
+    assert result.plot().axes
+    again = load(tmp_path)
+    assert again.table.equals(result.table)

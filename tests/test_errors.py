@@ -1,0 +1,301 @@
+"""Every error: its class, the builtin that users of torch catch, and a message with value, expectation and remedy."""
+
+import pickle
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from groupnorm import GroupNorm, norm_layer
+from groupnorm.errors import (
+    ArgumentError,
+    DivisibilityError,
+    DtypeError,
+    GroupNormError,
+    ShapeError,
+    SingleElementError,
+    UnknownNameError,
+    divisors,
+)
+from groupnorm.functional import group_norm
+from groupnorm.sets import ALL, Blocks, SharedSet, group_set
+
+
+@dataclass(frozen=True)
+class Mistake:
+    """What a user does, and what the error must be and say."""
+
+    make: Callable[[], object]
+    error: type[GroupNormError]
+    value: str
+    expected: str
+    remedy: str
+    builtin: type[Exception] = ValueError
+
+
+X = torch.zeros(2, 8, 3)
+MISTAKES = {
+    "module: groups do not divide channels": Mistake(
+        lambda: GroupNorm(32, 48),
+        DivisibilityError,
+        "num_channels=48 cannot be divided by num_groups=32",
+        "expected a divisor of 48",
+        "use num_groups from [1, 2, 3, 4, 6, 8, 12, 16, 24, 48]",
+    ),
+    "module: group size does not divide channels": Mistake(
+        lambda: GroupNorm(num_channels=30, group_size=16),
+        DivisibilityError,
+        "num_channels=30 cannot be divided by group_size=16",
+        "expected a divisor of 30",
+        "use group_size from [1, 2, 3, 5, 6, 10, 15, 30]",
+    ),
+    "module: no channels": Mistake(
+        lambda: GroupNorm(32),
+        ArgumentError,
+        "num_channels=None",
+        "expected the number of channels",
+        "GroupNorm(32, 256)",
+    ),
+    "module: channels below 1": Mistake(
+        lambda: GroupNorm(1, 0), ArgumentError, "num_channels=0", "at least 1", "GroupNorm(32, 256)"
+    ),
+    "module: neither groups nor group size": Mistake(
+        lambda: GroupNorm(num_channels=64),
+        ArgumentError,
+        "num_groups=None, group_size=None",
+        "expected exactly one of the two",
+        "GroupNorm(32, 64) or GroupNorm(num_channels=64, group_size=16)",
+    ),
+    "module: both groups and group size": Mistake(
+        lambda: GroupNorm(4, 64, group_size=16),
+        ArgumentError,
+        "num_groups=4, group_size=16",
+        "expected exactly one of the two",
+        "GroupNorm(32, 64) or GroupNorm(num_channels=64, group_size=16)",
+    ),
+    "module: groups below 1": Mistake(
+        lambda: GroupNorm(0, 8), ArgumentError, "num_groups=0", "expected at least 1", "1 is layer norm"
+    ),
+    "module: negative groups": Mistake(
+        lambda: GroupNorm(-4, 8), ArgumentError, "num_groups=-4", "expected at least 1", "1 is layer norm"
+    ),
+    "module: group size below 1": Mistake(
+        lambda: GroupNorm(num_channels=8, group_size=0),
+        ArgumentError,
+        "group_size=0",
+        "expected at least 1",
+        "channel per group",
+    ),
+    "module: negative eps": Mistake(
+        lambda: GroupNorm(4, 8, eps=-1e-5), ArgumentError, "eps=-1e-05", "expected a number >= 0", "default is 1e-5"
+    ),
+    "module: eps is not a number": Mistake(
+        lambda: GroupNorm(4, 8, eps=float("nan")), ArgumentError, "eps=nan", "expected a number >= 0", "default is 1e-5"
+    ),
+    "module: unknown activation": Mistake(
+        lambda: GroupNorm(4, 8, activation="rellu"),
+        UnknownNameError,
+        "unknown activation 'rellu'",
+        "expected one of: relu, silu, gelu",
+        "did you mean 'relu'?",
+    ),
+    "module: other channels than it was made for": Mistake(
+        lambda: GroupNorm(4, 8)(torch.zeros(2, 12, 3)),
+        ShapeError,
+        "input has shape (2, 12, 3), 12 channels",
+        "expected (N, C, *) with C=8",
+        "channels come second",
+    ),
+    "module: no batch axis": Mistake(
+        lambda: GroupNorm(4, 8)(torch.zeros(8)), ShapeError, "(8,), rank 1", "expected (N, C, *)", "x.unsqueeze(0)"
+    ),
+    "module: integers": Mistake(
+        lambda: GroupNorm(4, 8)(X.long()),
+        DtypeError,
+        "torch.int64",
+        "expected a floating point dtype",
+        "x.float()",
+        builtin=TypeError,
+    ),
+    "module: a single element per group in training": Mistake(
+        lambda: GroupNorm(8, 8)(torch.zeros(2, 8, 1, 1)),
+        SingleElementError,
+        "input (2, 8, 1, 1) with num_groups=8 has 1 element per group",
+        "expected at least 2",
+        "use num_groups from [1, 2, 4], or larger feature maps",
+    ),
+    "module: a single element in all": Mistake(
+        lambda: GroupNorm(1, 1)(torch.zeros(2, 1)),
+        SingleElementError,
+        "input (2, 1) with num_groups=1",
+        "expected at least 2",
+        "use larger feature maps",
+    ),
+    "function: no batch axis": Mistake(
+        lambda: group_norm(torch.zeros(8), 4), ShapeError, "(8,), rank 1", "expected (N, C, *)", "x.unsqueeze(0)"
+    ),
+    "function: a scalar": Mistake(
+        lambda: group_norm(torch.tensor(1.0), 4), ShapeError, "(), rank 0", "expected (N, C, *)", "x.unsqueeze(0)"
+    ),
+    "function: booleans": Mistake(
+        lambda: group_norm(X.bool(), 4),
+        DtypeError,
+        "torch.bool",
+        "expected a floating point dtype",
+        "x.float()",
+        builtin=TypeError,
+    ),
+    "function: groups do not divide channels": Mistake(
+        lambda: group_norm(X, 3),
+        DivisibilityError,
+        "num_channels=8 cannot be divided by num_groups=3",
+        "expected a divisor of 8",
+        "use num_groups from [1, 2, 4, 8]",
+    ),
+    "function: groups below 1": Mistake(
+        lambda: group_norm(X, 0), ArgumentError, "num_groups=0", "expected at least 1", "1 is layer norm"
+    ),
+    "function: a weight per group": Mistake(
+        lambda: group_norm(X, 4, torch.ones(4)),
+        ShapeError,
+        "weight has shape (4,)",
+        "expected (8,)",
+        "one value for each channel of the input (2, 8, 3)",
+    ),
+    "function: a bias per element": Mistake(
+        lambda: group_norm(X, 4, None, torch.ones(8, 3)),
+        ShapeError,
+        "bias has shape (8, 3)",
+        "expected (8,)",
+        "one value for each channel of the input (2, 8, 3)",
+    ),
+    "function: negative eps": Mistake(
+        lambda: group_norm(X, 4, eps=-1.0), ArgumentError, "eps=-1.0", "expected a number >= 0", "default is 1e-5"
+    ),
+    "function: unknown activation": Mistake(
+        lambda: group_norm(X, 4, activation="glu"),
+        UnknownNameError,
+        "unknown activation 'glu'",
+        "expected one of: relu, silu, gelu",
+        "did you mean 'gelu'?",
+    ),
+    "factory: unknown norm": Mistake(
+        lambda: norm_layer("gn8"),
+        UnknownNameError,
+        "unknown norm 'gn8'",
+        "expected one of: bn, gn, ln, in, none, gn:8, gn:c16",
+        "did you mean 'gn:8'?",
+    ),
+    "factory: unknown activation": Mistake(
+        lambda: norm_layer("gn", activation="sillu"),
+        UnknownNameError,
+        "unknown activation 'sillu'",
+        "expected one of: relu, silu, gelu",
+        "did you mean 'silu'?",
+    ),
+    "factory: groups do not divide channels": Mistake(
+        lambda: norm_layer("gn:32")(24),
+        DivisibilityError,
+        "num_channels=24 cannot be divided by num_groups=32",
+        "expected a divisor of 24",
+        "use num_groups from [1, 2, 3, 4, 6, 8, 12, 24]",
+    ),
+    "factory: the model wants an activation": Mistake(
+        lambda: norm_layer("gn")(16, apply_act=True),
+        ArgumentError,
+        "norm_layer('gn') names none",
+        "expected the activation of the model",
+        "norm_layer('gn', activation='relu')",
+    ),
+    "sets: no channel axis": Mistake(
+        lambda: group_set(4).labels((8,)),
+        ShapeError,
+        "got shape (8,)",
+        "expected (N, C, *positions)",
+        "at least two axes",
+    ),
+    "sets: samples do not divide": Mistake(
+        lambda: SharedSet(Blocks(size=2), ALL).labels((5, 8)),
+        DivisibilityError,
+        "samples=5 cannot be divided by size=2",
+        "expected a divisor of 5",
+        "use size from [1, 5]",
+    ),
+    "sets: channels do not divide": Mistake(
+        lambda: group_set(3).labels((5, 8)),
+        DivisibilityError,
+        "channels=8 cannot be divided by count=3",
+        "expected a divisor of 8",
+        "use count from [1, 2, 4, 8]",
+    ),
+    "sets: positions do not divide": Mistake(
+        lambda: SharedSet(ALL, ALL, Blocks(size=4)).labels((5, 8, 3, 3)),
+        DivisibilityError,
+        "positions=9 cannot be divided by size=4",
+        "expected a divisor of 9",
+        "use size from [1, 3, 9]",
+    ),
+    "sets: both count and size": Mistake(
+        lambda: Blocks(2, 2), ArgumentError, "Blocks(count=2, size=2)", "expected exactly one of the two", "at least 1"
+    ),
+}
+by_mistake = pytest.mark.parametrize("mistake", MISTAKES.values(), ids=MISTAKES)
+
+
+def raised(mistake: Mistake) -> GroupNormError:
+    with pytest.raises(GroupNormError) as info:
+        mistake.make()
+    return info.value
+
+
+@by_mistake
+def test_an_error_has_its_own_class_and_is_the_builtin_that_users_catch(mistake: Mistake) -> None:
+    error = raised(mistake)
+    assert type(error) is mistake.error
+    assert isinstance(error, mistake.builtin)
+
+
+@by_mistake
+def test_a_message_carries_the_value_the_expectation_and_the_remedy_in_this_order(mistake: Mistake) -> None:
+    message = str(raised(mistake))
+    places = [message.find(part) for part in (mistake.value, mistake.expected, mistake.remedy)]
+    assert -1 not in places, message
+    assert places == sorted(places), message
+
+
+@by_mistake
+def test_an_error_survives_the_way_home_from_a_worker(mistake: Mistake) -> None:
+    error = raised(mistake)
+    home = pickle.loads(pickle.dumps(error))
+    assert (type(home), str(home), home.args) == (type(error), str(error), error.args)
+
+
+def test_every_class_of_error_is_tested() -> None:
+    classes = {c for base in (GroupNormError, ArgumentError) for c in base.__subclasses__()}
+    core = {c for c in classes if c.__module__ == "groupnorm.errors"}
+    assert core == {mistake.error for mistake in MISTAKES.values()}
+
+
+@pytest.mark.parametrize(
+    ("name", "nearest"),
+    [("bnn", "bn"), ("gn8", "gn:8"), ("gn:c", "gn:c16"), ("non", "none"), ("GN", "gn"), ("GN:8", "gn:8")],
+)
+def test_an_unknown_norm_names_the_nearest(name: str, nearest: str) -> None:
+    with pytest.raises(UnknownNameError, match=f"did you mean '{nearest}'"):
+        norm_layer(name)
+
+
+def test_a_name_like_no_other_gets_no_guess() -> None:
+    with pytest.raises(UnknownNameError) as info:
+        norm_layer("whitening")
+    assert "did you mean" not in str(info.value)
+
+
+@given(st.integers(1, 2000))
+def test_divisors_are_those_that_divide_in_rising_order(n: int) -> None:
+    found = divisors(n)
+    assert found == sorted(set(found))
+    assert set(found) == {d for pair in ((d, n // d) for d in range(1, int(n**0.5) + 1) if n % d == 0) for d in pair}

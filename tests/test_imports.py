@@ -1,0 +1,128 @@
+"""Imports go one way, and the core imports torch alone."""
+
+import ast
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import groupnorm
+
+ROOT = Path(groupnorm.__file__).parent
+LAYERS = ["errors", "sets", "ops", "functional", "nn", "lab"]
+"""Each may import itself and those before it."""
+HEAVY = {
+    *("triton", "matplotlib", "torchvision", "timm"),
+    *("typer", "rich", "pydantic", "pandas", "scipy", "plotly", "jinja2", "sklearn", "tensorboard"),
+}
+
+
+def modules() -> dict[str, str]:
+    """Name and source of every module of the package."""
+    names = {p: ".".join(("groupnorm", *p.relative_to(ROOT).with_suffix("").parts)) for p in ROOT.rglob("*.py")}
+    return {name.removesuffix(".__init__"): path.read_text() for path, name in names.items()}
+
+
+def layer(module: str) -> str:
+    """``"nn"`` of ``"groupnorm.nn.factory"``; the package itself is ``""``."""
+    return module.split(".")[1] if "." in module else ""
+
+
+def imported(source: str, package: str) -> Iterator[str]:
+    """Absolute names of all that a module imports, wherever the import stands; from-imports name what they take."""
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            parents = package.split(".")
+            base = ".".join(parents[: len(parents) - node.level + 1]) if node.level else ""
+            stem = ".".join(part for part in (base, node.module) if part)
+            yield from (f"{stem}.{alias.name}" for alias in node.names)
+
+
+def wrong_imports(module: str, source: str, *, is_package: bool = False) -> list[str]:
+    """What ``module`` imports from a layer above its own; the package itself may import all but the lab."""
+    package = module if is_package else module.rpartition(".")[0]
+    mine = LAYERS.index(layer(module)) if layer(module) else LAYERS.index("lab") - 1
+    within = [name for name in imported(source, package) if name.startswith("groupnorm.")]
+    return [name for name in within if layer(name) in LAYERS and LAYERS.index(layer(name)) > mine]
+
+
+def test_every_module_belongs_to_a_layer() -> None:
+    assert {layer(name) for name in modules()} - {""} <= set(LAYERS)
+
+
+@pytest.mark.parametrize("module", modules())
+def test_imports_go_one_way(module: str) -> None:
+    is_package = (ROOT / Path(*module.split(".")[1:]) / "__init__.py").exists()
+    assert wrong_imports(module, modules()[module], is_package=is_package) == []
+
+
+@pytest.mark.parametrize(
+    ("module", "source"),
+    [
+        ("groupnorm.errors", "from groupnorm.sets import group_set"),
+        ("groupnorm.sets", "import groupnorm.functional"),
+        ("groupnorm.sets", "from groupnorm import functional"),
+        ("groupnorm.sets", "from . import functional"),
+        ("groupnorm.ops.reference", "from ..functional import group_norm"),
+        ("groupnorm.ops.reference", "from .. import nn"),
+        ("groupnorm.functional", "def f():\n    from groupnorm.nn import GroupNorm"),
+        ("groupnorm.functional", "if TYPE_CHECKING:\n    from groupnorm.nn.group_norm import GroupNorm"),
+        ("groupnorm.nn.factory", "import groupnorm.lab as lab"),
+        ("groupnorm", "from groupnorm import lab"),
+    ],
+)
+def test_a_wrong_import_is_seen(module: str, source: str) -> None:
+    assert wrong_imports(module, source, is_package=module == "groupnorm")
+
+
+@pytest.mark.parametrize(
+    ("module", "source"),
+    [
+        ("groupnorm.sets", "from groupnorm.errors import ShapeError"),
+        ("groupnorm.nn.factory", "from groupnorm.nn.catalog import CATALOG\nfrom .group_norm import GroupNorm"),
+        ("groupnorm.lab.train", "from groupnorm import norm_layer\nimport torchvision"),
+        ("groupnorm", "from groupnorm import errors, functional, nn"),
+    ],
+)
+def test_a_right_import_is_not_accused(module: str, source: str) -> None:
+    assert wrong_imports(module, source, is_package=module == "groupnorm") == []
+
+
+@pytest.fixture(scope="module")
+def after_import() -> dict[str, object]:
+    """What ``import groupnorm`` adds to ``import torch``, in a process of its own."""
+    code = """
+import json, sys
+import torch
+before = set(sys.modules)
+import groupnorm
+print(json.dumps({"loaded": sorted(set(sys.modules) - before), "cuda": torch.cuda.is_initialized()}))
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    return json.loads(done.stdout)
+
+
+def test_the_core_loads_itself_and_the_standard_library_alone(after_import: dict[str, object]) -> None:
+    loaded = {name.split(".")[0] for name in after_import["loaded"]}
+    assert loaded - sys.stdlib_module_names == {"groupnorm"}
+    assert not loaded & HEAVY
+
+
+def test_the_core_does_not_load_the_lab(after_import: dict[str, object]) -> None:
+    assert not any(name.startswith("groupnorm.lab") for name in after_import["loaded"])
+
+
+def test_importing_does_not_initialise_cuda(after_import: dict[str, object]) -> None:
+    assert after_import["cuda"] is False
+
+
+def test_the_core_names_no_heavy_package_in_its_source() -> None:
+    """Lazy imports too: the core never needs one."""
+    core = {name: source for name, source in modules().items() if layer(name) != "lab"}
+    found = {name: {i.split(".")[0] for i in imported(source, name)} & HEAVY for name, source in core.items()}
+    assert {name: heavy for name, heavy in found.items() if heavy} == {}
