@@ -8,7 +8,7 @@ compare: $(VENV)/lab.stamp  ## the main job on real data inside a wheel: under f
 	$(BIN)/groupnorm compare
 
 test: lint browser  ## the whole test suite
-	$(BIN)/python -m pytest -n 2 --dist loadgroup
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 lint: $(VENV)/dev.stamp
 	$(BIN)/ruff check .

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -67,15 +67,24 @@ def definition(shared: SharedSet, *, eps: float = 1e-5, activation: str | None =
 
 
 def assert_agrees(
-    actual: Outcome, case: Case, shared: SharedSet, *, eps: float = 1e-5, activation: str | None = None
+    actual: Outcome | Tensor, case: Case, shared: SharedSet, *, eps: float = 1e-5, activation: str | None = None
 ) -> None:
-    """Assert that output and gradients have the input's dtype and shape, and differ by rounding alone."""
+    """Assert that ``actual`` has the case's dtypes and shapes, and differs from the definition by rounding alone.
+
+    Args:
+        actual: output and gradients, or the output alone.
+        case: what they were computed from.
+        shared: which elements share statistics.
+        eps: added to the variance.
+        activation: applied to the normalised output.
+    """
     exact = case.double()
     expected = run(definition(shared, eps=eps, activation=activation), exact)
+    ones = torch.ones(exact.x.shape[1], dtype=torch.float64)
     bound = bounds(
         exact.x,
-        torch.ones(exact.x.shape[1]) if exact.weight is None else exact.weight,
-        torch.zeros(exact.x.shape[1]) if exact.bias is None else exact.bias,
+        ones if exact.weight is None else exact.weight,
+        0 * ones if exact.bias is None else exact.bias,
         exact.upstream,
         shared,
         dtype=case.x.dtype,
@@ -83,19 +92,12 @@ def assert_agrees(
         activation=activation,
     )
     like = {"y": case.x, "dx": case.x, "dweight": case.weight, "dbias": case.bias}
-    for name in (f.name for f in fields(Outcome)):
-        got, want, model = getattr(actual, name), getattr(expected, name), like[name]
-        assert (got is None) == (want is None), f"{name}: got {got}, expected {want}"
-        if got is not None:
-            assert (got.shape, got.dtype) == (model.shape, model.dtype), name
+    got = {"y": actual} if isinstance(actual, Tensor) else vars(actual)
+    for name, value in got.items():
+        want, model = getattr(expected, name), like[name]
+        assert (value is None) == (want is None), f"{name}: got {value}, expected {want}"
+        if value is not None:
+            assert (value.shape, value.dtype) == (model.shape, model.dtype), name
             torch.testing.assert_close(
-                got.double(), want, rtol=0, atol=getattr(bound, name), msg=lambda m, name=name: f"{name}: {m}"
+                value.double(), want, rtol=0, atol=getattr(bound, name), msg=lambda m, name=name: f"{name}: {m}"
             )
-
-
-def assert_output_agrees(
-    y: Tensor, case: Case, shared: SharedSet, *, eps: float = 1e-5, activation: str | None = None
-) -> None:
-    """As :func:`assert_agrees`, for an output alone."""
-    outcome = run(definition(shared, eps=eps, activation=activation), case)
-    assert_agrees(replace(outcome, y=y.detach()), case, shared, eps=eps, activation=activation)

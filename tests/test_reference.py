@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.autograd import gradcheck, gradgradcheck
 
-from agreement import assert_agrees, assert_output_agrees, definition, make_case, run
+from agreement import assert_agrees, definition, make_case, run
 from groupnorm.ops.reference import normalize, statistics
 from groupnorm.sets import ALL, EACH, Blocks, SharedSet, batch_set, group_set, instance_set, layer_set
 from tolerances import summing
@@ -54,7 +54,7 @@ def test_the_reference_is_the_equations_element_by_element(
 ) -> None:
     case = make_case(shape)
     y = element_by_element(case.x, shared, case.weight, case.bias, eps)
-    assert_output_agrees(y, case, shared, eps=eps)
+    assert_agrees(y, case, shared, eps=eps)
 
 
 @given(N=st.sampled_from([2, 4]), per_group=st.integers(1, 4), groups=st.integers(1, 4), positions=st.integers(2, 5))
@@ -62,7 +62,7 @@ def test_the_reference_is_the_equations_for_any_number_of_groups(
     N: int, per_group: int, groups: int, positions: int
 ) -> None:
     case, shared = make_case((N, groups * per_group, positions)), group_set(groups)
-    assert_output_agrees(element_by_element(case.x, shared, case.weight, case.bias, 1e-5), case, shared)
+    assert_agrees(element_by_element(case.x, shared, case.weight, case.bias, 1e-5), case, shared)
 
 
 @pytest.mark.parametrize(

@@ -43,9 +43,8 @@ def test_a_wrong_configuration_ends_with_2_and_all_problems(tmp_path):
 
 
 def test_a_diverged_cell_is_a_result_and_ends_with_1(tmp_path):
-    result = invoke(
-        "compare", "--norms", "none,gn", "--batch-sizes", "16", "--learning-rate", "100000000", "--out", tmp_path, *QUICK
-    )  # fmt: skip
+    options = ["--norms", "none,gn", "--batch-sizes", "16", "--learning-rate", "100000000", "--out", tmp_path, *QUICK]
+    result = invoke("compare", *options)
     assert result.exit_code == 1
     assert "diverged: the training loss became" in result.output
     assert (tmp_path / "report.html").exists()
@@ -100,8 +99,7 @@ def test_report_of_a_folder_without_a_run_ends_with_2(tmp_path):
 
 
 def test_several_normalization_batches_are_the_columns(tmp_path):
-    result = invoke(
-        "compare", "--norms", "bn", "--batch-sizes", "16", "--normalization-batch", "16,2", "--out", tmp_path, *QUICK
-    )  # fmt: skip
+    options = ["--norms", "bn", "--batch-sizes", "16", "--normalization-batch", "16,2", "--out", tmp_path, *QUICK]
+    result = invoke("compare", *options)
     assert result.exit_code == 0, result.output
     assert "validation error (%) over normalization batch" in result.output

@@ -103,7 +103,9 @@ def test_vector_files_fit_a_light_and_a_dark_page(result, make):
     assert ET.fromstring(found).tag.endswith("svg")
     assert found.count(drawing.INK) == 1  # where the colour of the ink is set
     assert "currentColor" in found
-    assert "prefers-color-scheme:dark" in found
+    dark = found.partition("prefers-color-scheme:dark")[2].partition("</style>")[0]
+    looks = styles(["bn", "gn", "ln"])
+    assert all(f'[style*="stroke: {look.color}"]{{stroke:{look.dark}!important}}' in dark for look in looks.values())
 
 
 def test_pyplot_is_not_involved(result):

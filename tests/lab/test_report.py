@@ -246,7 +246,7 @@ def test_no_script_but_the_pages_own_may_run(page):
 
 
 def test_nothing_from_the_records_is_executed(tmp_path, render_and_open):
-    norms = ["gn", EVIL, BREAKOUT, '" onmouseover="window.harmed=1']
+    norms = ["gn", EVIL, BREAKOUT, '" onmouseover="window.harmed=1', "<b>plotly</b>"]
     cells = [make_cell(norm, 2, seed, model=BREAKOUT) for norm in norms for seed in range(2)]
     hostile = make_run(
         tmp_path / "run",
@@ -260,6 +260,8 @@ def test_nothing_from_the_records_is_executed(tmp_path, render_and_open):
     page.click(".chip >> nth=2")
     page.evaluate("Plotly.Fx.hover('error', [{curveNumber: 3, pointNumber: 0}])")
     assert page.evaluate("window.harmed") is None
+    labels = page.locator("#error .annotation-text").all_text_contents()
+    assert "<b>plotly</b>" in labels  # as it stands: not markup of Plotly's either
     assert page.locator("script").count() == 3
     assert page.locator("img, [onmouseover], [onerror]").count() == 0
     assert EVIL in page.inner_text(f'tr[data-cell="{cells[3].id}"]')

@@ -7,7 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agreement import assert_output_agrees, make_case
+from agreement import assert_agrees, make_case
 from groupnorm import norm_layer
 from groupnorm.nn.catalog import CATALOG, MAX_GROUPS, Norm, default_groups
 
@@ -30,7 +30,7 @@ def test_the_layer_of_a_spec_shares_what_its_row_says(row: Norm, channels: int) 
     if shared is None:
         assert torch.equal(layer(case.x), case.x)
     else:
-        assert_output_agrees(layer(case.x), case, shared)
+        assert_agrees(layer(case.x), case, shared)
 
 
 @given(st.integers(1, 3000))

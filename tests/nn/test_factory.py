@@ -9,7 +9,7 @@ import torch
 import torchvision
 from torch import nn
 
-from agreement import assert_output_agrees, make_case
+from agreement import assert_agrees, make_case
 from groupnorm import GroupNorm, norm_layer
 from groupnorm.errors import ArgumentError, UnknownNameError
 from groupnorm.functional import ACTIVATIONS
@@ -160,4 +160,4 @@ def test_timms_densenet_does_not_tell_that_it_wants_an_activation() -> None:
 def test_a_layer_from_a_factory_computes_the_definition() -> None:
     case = make_case((2, 48, 3, 3), affine="none")
     layer = norm_layer("gn:c16", activation="gelu")(48, dtype=torch.float64)
-    assert_output_agrees(layer(case.x), case, group_set(3), activation="gelu")
+    assert_agrees(layer(case.x), case, group_set(3), activation="gelu")

@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
-from groupnorm.lab.palette import Style
+from groupnorm.lab.palette import ON_DARK, Style
 from groupnorm.lab.series import spread
 
 INK = "#1c2128"
@@ -155,6 +155,13 @@ def encode(figure: Figure, kind: str, dpi: int = 160) -> bytes:
             figure.savefig(file, format="png", dpi=dpi, facecolor="white", metadata={"Software": None})
             return file.getvalue()
         figure.savefig(file, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
-    style = f"<style>svg{{color:{INK}}}@media(prefers-color-scheme:dark){{svg{{color:{DARK_INK}}}}}</style>"
-    head, tag, body = file.getvalue().decode().replace(INK, "currentColor").partition("<defs>")
+    drawn = file.getvalue().decode().replace(INK, "currentColor")
+    dark = f"svg{{color:{DARK_INK}}}" + "".join(
+        f'[style*="{part}: {light}"]{{{part}:{color}!important}}'
+        for light, color in ON_DARK.items()
+        for part in ("fill", "stroke")
+        if f"{part}: {light}" in drawn
+    )
+    style = f"<style>svg{{color:{INK}}}@media(prefers-color-scheme:dark){{{dark}}}</style>"
+    head, tag, body = drawn.partition("<defs>")
     return f"{head}{style}{tag}{body}".encode()

@@ -54,6 +54,9 @@ _OTHERS = (
     ("#664433", "#b98a6a", "d", "diamond-tall", "dashdot"),
 )
 
+ON_DARK: dict[str, str] = {look[0]: look[1] for look in (_HERO, *_KNOWN.values(), *_OTHERS)}
+"""For the colour of each norm on a light background, that on a dark one."""
+
 
 def label(spec: str) -> str:
     """A norm's name in a picture: "bn" is BN, "gn:c16" is GN:c16."""

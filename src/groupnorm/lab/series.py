@@ -95,9 +95,10 @@ def wants_log(errors: Iterable[float]) -> bool:
     return bool(found) and min(found) > 0 and max(found) / min(found) >= LOG_RATIO
 
 
-def dodge(index: int, count: int, width: float = 0.16) -> float:
-    """A factor that moves the marks of one of ``count`` norms aside, by at most half of ``width`` octaves."""
-    return float(2 ** (width * (index / (count - 1) - 0.5))) if count > 1 else 1.0
+def dodge(index: int, count: int) -> float:
+    """A factor that moves the marks of one of ``count`` norms aside, by at most a tenth of an octave."""
+    step = min(0.05, 0.2 / max(count - 1, 1))
+    return float(2 ** (step * (index - (count - 1) / 2)))
 
 
 def spread(positions: Sequence[float], gap: float) -> list[float]:

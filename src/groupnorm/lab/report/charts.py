@@ -176,7 +176,7 @@ def _lane(trouble: series.Trouble, lane: int, values: Sequence[int]) -> list[Jso
 def _trace(norm: str, look: Style, role: str, x: Iterable[float], y: Iterable[float], texts: list[str]) -> Json:
     return {
         "type": "scatter",
-        "meta": {"norm": norm, "role": role, "label": look.label},
+        "meta": {"norm": norm, "role": role, "label": escape(look.label)},
         "x": numbers(x),
         "y": numbers(y),
         "text": [escape(text) for text in texts],

@@ -8,7 +8,11 @@ from groupnorm.lab.cell import Cell
 from groupnorm.lab.result import Result
 
 _COUNTS = {"train": "training images", "val": "validation images", "classes": "classes"}
-_LIMITS = {"limit_train": "training images used", "limit_val": "validation images used", "image_size": "resized to"}
+_LIMITS = {
+    "limit_train": "training images used",
+    "limit_val": "validation images used",
+    "image_size": "side of the images in pixels",
+}
 
 _TRAINING = """{model}, SGD with momentum {momentum} and weight decay {weight_decay}, {epochs} epochs for every run.
     The learning rate is {learning_rate} × batch size / 32 for every norm, falls to zero along half a cosine, and is
