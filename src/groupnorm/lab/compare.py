@@ -9,7 +9,7 @@ from typing import Any
 
 from groupnorm.lab.cell import Cell
 from groupnorm.lab.comparison import Comparison, plan
-from groupnorm.lab.data import DATASETS, Dataset
+from groupnorm.lab.data import Dataset
 from groupnorm.lab.display import Display, Progress, Shows, Silent
 from groupnorm.lab.records import RunFolder
 from groupnorm.lab.result import Result
@@ -61,7 +61,6 @@ def _run(comparison: Comparison, dataset: Dataset, run: RunFolder, progress: boo
             "config": comparison.model_dump(mode="json"),
             "dataset": {
                 "name": dataset.name,
-                "title": DATASETS[dataset.name].title if dataset.name in DATASETS else "",
                 "note": dataset.note,
                 "train": len(dataset.train_images),
                 "val": len(dataset.val_images),
