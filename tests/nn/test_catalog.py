@@ -33,6 +33,12 @@ def test_the_layer_of_a_spec_shares_what_its_row_says(row: Norm, channels: int) 
         assert_agrees(layer(case.x), case, shared)
 
 
+@by_row
+def test_the_drawn_set_fits_the_six_channels_of_the_papers_figure(row: Norm) -> None:
+    assert (row.drawn is None) == (row.shared(6) is None)
+    assert row.drawn is None or row.drawn.labels((2, 6, 4)).shape == (2, 6, 4)
+
+
 @given(st.integers(1, 3000))
 def test_the_default_is_the_largest_divisor_up_to_32(channels: int) -> None:
     groups = default_groups(channels)

@@ -28,17 +28,11 @@ CONFIGURATIONS = [
 by_configuration = pytest.mark.parametrize("kwargs", CONFIGURATIONS, ids=str)
 
 
-def with_parameters(norm: nn.GroupNorm, case: Case) -> nn.GroupNorm:
-    """The layer, holding the parameters of the case."""
-    with torch.no_grad():
-        norm.weight.copy_(case.weight)
-        norm.bias.copy_(case.bias)
-    return norm
-
-
 def make_norm(case: Case, groups: int, activation: str | None = None) -> GroupNorm:
+    """A layer that holds the parameters of the case."""
     norm = GroupNorm(groups, case.x.shape[1], dtype=case.x.dtype, activation=activation)
-    return with_parameters(norm, case)
+    norm.load_state_dict({"weight": case.weight, "bias": case.bias})
+    return norm
 
 
 @pytest.mark.parametrize("activation", [None, *ACTIVATIONS])
