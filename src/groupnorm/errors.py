@@ -1,7 +1,7 @@
 """Exceptions of the package. Each message carries the value, what was expected and a remedy.
 
-All derive from :class:`GroupNormError` and from the builtin that PyTorch raises in the same place, so that
-code written for ``torch.nn`` (``except ValueError``) keeps working.
+All derive from :class:`GroupNormError`, and from ``ValueError``, or ``TypeError`` for a wrong dtype, so that they are
+caught without importing this package.
 """
 
 from __future__ import annotations

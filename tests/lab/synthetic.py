@@ -86,7 +86,6 @@ def make_run(
     run = RunFolder(path)
     dataset = {
         "name": "digits",
-        "title": "Optical digits",
         "note": "1,797 scanned digits of 8x8 pixels from the UCI repository; small, and not comparable with MNIST.",
         "train": 1437,
         "val": 360,

@@ -80,7 +80,7 @@ def page(opened):
     opened.evaluate(
         "if (document.getElementById('all').ariaPressed === 'false') document.getElementById('all').click()"
     )
-    opened.click('[data-log="true"]')
+    opened.click('[data-log="false"]')
     yield opened
     assert opened.unexpected == []
 
@@ -167,9 +167,9 @@ def test_a_norm_is_switched_in_all_charts_together(page):
 
 def test_the_axis_of_errors_is_switched_in_all_charts_of_errors(page):
     types = "[...document.querySelectorAll('.chart')].map((div) => div._fullLayout.yaxis.type)"
-    assert page.evaluate(types) == ["log"] * 6 + ["linear"] * 2
-    page.click('[data-log="false"]')
     assert page.evaluate(types) == ["linear"] * 8
+    page.click('[data-log="true"]')
+    assert page.evaluate(types) == ["log"] * 6 + ["linear"] * 2
     ranges = page.evaluate(
         "[...document.querySelectorAll('div[id^=curves-]')].map((d) => `${d._fullLayout.yaxis.range}`)"
     )
@@ -253,7 +253,7 @@ def test_nothing_from_the_records_is_executed(tmp_path, render_and_open):
         cells=cells,
         ending=lambda cell: ("crashed", BREAKOUT) if cell.norm == EVIL and cell.seed else ("finished", ""),
         command=f"groupnorm compare {BREAKOUT}",
-        dataset={"name": BREAKOUT, "title": EVIL, "note": BREAKOUT},
+        dataset={"name": BREAKOUT, "note": BREAKOUT},
         config={EVIL: {BREAKOUT: EVIL}},
     )
     page = render_and_open(hostile)

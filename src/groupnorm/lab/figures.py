@@ -119,11 +119,10 @@ def _over_x(result: Result, column: str, title: str) -> Figure:
     if len(table):
         power_axis(axes, settings(table, x), f"{X_NAMES[x]} (images)")
     shown = table.loc[table["status"] == "finished", column] if len(table) else pd.Series(dtype=float)
-    log = wants_log(shown)
     if len(shown):
-        low, high = float(shown.min()), float(shown.max())
-        axes.set_ylim(low / 1.35 if log else 0, high * (1.35 if log else 1.08) or 1)
-    plain_axes(axes, log=log, percent=column == "error")
+        intervals = summary.get(f"{column}_high", pd.Series(dtype=float))
+        axes.set_ylim(0, max([float(shown.max()), *intervals.dropna()]) * 1.05 or 1)
+    plain_axes(axes, log=False, percent=column == "error")
     _lanes(lanes, marked, looks, settings(table, x))
     set_layout(figure, w_pad=0.12)
     widest = max((len(look.label) for _, look in ends), default=0)
@@ -186,10 +185,11 @@ def _subtitle(result: Result, column: str) -> str:
     cells = result.cells
     if not cells:
         return ""
-    name = dataset.get("title") or dataset.get("name") or cells[0].dataset
+    name = dataset.get("name") or cells[0].dataset
+    size = f" at {cells[0].image_size}x{cells[0].image_size}" if cells[0].image_size else ""
     seeds = len({cell.seed for cell in cells})
     interval = f"mean with 95% interval, {seeds} seeds" if seeds > 1 else "one seed, no interval"
     shown = interval if column == "error" else "median; each dot is a run"
     left = int(result.table["status"].isin(["pending", "running"]).sum())
     unfinished = f" · unfinished: {left} of {len(cells)} runs left" if left else ""
-    return f"{name} · {cells[0].model} · {shown}{unfinished}"
+    return f"{name}{size} · {cells[0].model} · {shown}{unfinished}"

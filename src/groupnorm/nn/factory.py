@@ -34,7 +34,7 @@ def norm_layer(spec: str, *, activation: str | None = None) -> Callable[..., nn.
     Raises:
         UnknownNameError: an unknown spec; lists the known ones and the nearest match.
         DivisibilityError: when the factory is called with channels that do not divide into the groups asked for.
-        ArgumentError: when a timm model expects an activation from the layer and none was named.
+        ArgumentError: a timm model expects an activation from the layer and none was named.
 
     Example::
 
@@ -43,37 +43,51 @@ def norm_layer(spec: str, *, activation: str | None = None) -> Callable[..., nn.
     """
     check_spec(spec)
     check_activation(activation)
-    return partial(_build, spec=spec, activation=activation)
+    if activation is None:
+        return partial(_NormWithoutActivation(), spec=spec)
+    return partial(_build_with_activation, spec=spec, activation=activation)
 
 
 def check_spec(spec: str) -> None:
     """Raise :class:`UnknownNameError` unless ``spec`` names a normalisation."""
-    if spec not in CATALOG and not _GROUPS.fullmatch(spec):
-        raise UnknownNameError("norm", spec, [*CATALOG, "gn:8", "gn:c16"])
+    if not isinstance(spec, str) or (spec not in CATALOG and not _GROUPS.fullmatch(spec)):
+        raise UnknownNameError("norm", str(spec), [*CATALOG, "gn:8", "gn:c16"])
 
 
-def _build(
+class _NormWithoutActivation:
+    """Builds the norm alone.
+
+    timm asks a norm for its ``__name__`` to find the layer that is norm and activation in one, and takes a plain
+    function for such a layer; a network would then silently lose its activations. This refuses the question.
+    """
+
+    def __call__(self, num_channels: int, *, spec: str, **kwargs: Any) -> nn.Module:
+        return _plain(num_channels, spec, **kwargs)
+
+    @property
+    def __name__(self) -> str:
+        raise ArgumentError(
+            "this model expects norm_layer to apply the activation too, and the factory names none; expected the "
+            "activation of the model: norm_layer(spec, activation='relu'), 'silu' or 'gelu'"
+        )
+
+
+def _build_with_activation(
     num_channels: int,
     *,
     spec: str,
-    activation: str | None = None,
-    apply_act: bool | None = None,
-    inplace: bool | None = None,
+    activation: str,
+    apply_act: bool = True,
+    inplace: bool = False,
     act_kwargs: dict[str, Any] | None = None,
     drop_layer: type[nn.Module] | None = None,
     **kwargs: Any,
 ) -> nn.Module:
-    """Build the layer. ``apply_act`` to ``drop_layer`` are timm's protocol for a norm that is also an activation.
+    """Build the norm and its activation, as timm's models call for it.
 
-    ``inplace`` and ``act_kwargs`` tune that activation and change no value here.
+    ``inplace`` and ``act_kwargs`` tune timm's own activation modules and change no value here.
     """
-    fused = apply_act is not None or inplace is not None or act_kwargs is not None or drop_layer is not None
-    if fused and apply_act is not False and activation is None:
-        raise ArgumentError(
-            f"this model expects norm_layer to apply the activation too, and norm_layer({spec!r}) names none; "
-            f"expected the activation of the model: norm_layer({spec!r}, activation='relu'), 'silu' or 'gelu'"
-        )
-    applied = None if apply_act is False else activation
+    applied = activation if apply_act else None
     if drop_layer is None and spec not in ("bn", "none"):
         return _plain(num_channels, spec, activation=applied, **kwargs)
     layers: OrderedDict[str, nn.Module] = OrderedDict(norm=_plain(num_channels, spec, **kwargs))

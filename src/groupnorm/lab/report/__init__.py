@@ -15,7 +15,7 @@ from groupnorm.lab.palette import find_baseline, label, styles
 from groupnorm.lab.records import RunFolder
 from groupnorm.lab.report import charts, findings, notes, view
 from groupnorm.lab.result import Result
-from groupnorm.lab.series import X_NAMES, wants_log
+from groupnorm.lab.series import X_NAMES
 
 
 def write_report(result: Result, run: RunFolder) -> Path:
@@ -50,7 +50,6 @@ def render(result: Result) -> str:
     table = result.table
     data = {
         "norms": {norm: [look.color, look.dark] for norm, look in looks.items()},
-        "log": wants_log(table["error"]) if len(table) else False,
         "charts": [
             charts.error_chart(result, looks),
             *charts.curve_charts(result, looks),

@@ -36,7 +36,7 @@ _ALWAYS = {
 def data_line(result: Result) -> str:
     """The dataset in one line."""
     dataset = result.request.get("dataset") or {}
-    name = str(dataset.get("title") or dataset.get("name") or _values(result.cells, "dataset"))
+    name = str(dataset.get("name") or _values(result.cells, "dataset"))
     counts = [f"{dataset[key]:,} {words}" for key, words in _COUNTS.items() if isinstance(dataset.get(key), int)]
     return ", ".join([name, *counts])
 

@@ -1,10 +1,10 @@
 (() => {
   "use strict";
-  const { charts, norms, log } = JSON.parse(document.getElementById("data").textContent);
+  const { charts, norms } = JSON.parse(document.getElementById("data").textContent);
   const root = document.documentElement;
   const scheme = matchMedia("(prefers-color-scheme: dark)");
   const hidden = new Set();
-  let logarithmic = log, paper = null;
+  let logarithmic = false, paper = null;
 
   const isDark = () => scheme.matches && !root.classList.contains("paper");
   const colour = (norm) => norms[norm][isDark() ? 1 : 0];
