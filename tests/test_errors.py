@@ -204,11 +204,11 @@ MISTAKES = {
         "use num_groups from [1, 2, 3, 4, 6, 8, 12, 24]",
     ),
     "factory: the model wants an activation": Mistake(
-        lambda: norm_layer("gn")(16, apply_act=True),
+        lambda: norm_layer("gn").func.__name__,  # the question of a timm model that wants both in one
         ArgumentError,
-        "norm_layer('gn') names none",
+        "the factory names none",
         "expected the activation of the model",
-        "norm_layer('gn', activation='relu')",
+        "norm_layer(spec, activation='relu')",
     ),
     "sets: no channel axis": Mistake(
         lambda: group_set(4).labels((8,)),

@@ -23,7 +23,8 @@ def factory(norm_layer):
     return nn.Sequential(nn.Conv2d(1, 32, 3), norm_layer(32), nn.ReLU(), nn.Flatten(), nn.Linear(32 * 36, 10))
 
 def function():
-    images, labels = torch.rand(80, 1, 8, 8), torch.arange(80) % 10
+    generator = torch.Generator().manual_seed(0)
+    images, labels = torch.rand(80, 1, 8, 8, generator=generator), torch.arange(80) % 10
     return images, labels, images, labels
 """
 

@@ -134,7 +134,8 @@ def _load(cell: Cell, data_dir: str | None, loaded: dict[str, Dataset]) -> Datas
         if dataset.digest != cell.data_digest:
             raise DataError(
                 f"dataset {cell.dataset!r} has digest {dataset.digest}; expected {cell.data_digest}, as when the "
-                f"sweep was planned: the files changed meanwhile, start the command again"
+                f"sweep was planned: if its files changed, start the command again; a function must return the same "
+                f"data every time, so seed what it draws"
             )
         loaded.clear()  # one dataset in memory at a time
         loaded[cell.data_digest] = dataset
@@ -148,8 +149,9 @@ def _read(tasks: SimpleQueue[Any]) -> None:
 
 
 def _log_to(path: Path) -> None:
-    """Send standard error, also that of native code, to a file."""
+    """Send standard output and error, also those of native code, to a file."""
     with open(path, "ab") as file:
+        os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)
 
 
