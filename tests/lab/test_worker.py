@@ -8,7 +8,7 @@ from groupnorm.lab import compare
 
 QUICK = {"norms": "none", "batch_sizes": 8, "seeds": 1, "epochs": 1, "progress": False}
 OWN = """
-import sys, torch
+import os, sys, torch
 from torch import nn
 
 def changing():
@@ -18,8 +18,8 @@ def changing():
 class Net(nn.Sequential):
     def forward(self, x):
         print("a line of the user's own", flush=True)
-        if self.training and BAD == "exit":
-            sys.exit(3)
+        if self.training and BAD:
+            exec(BAD)
         return super().forward(x)
 
 def network(norm_layer):
@@ -56,8 +56,11 @@ def test_what_a_network_prints_goes_to_the_log_of_its_cell(own, tmp_path):
     assert "a line of the user's own" in log.read_text()
 
 
-def test_a_network_that_ends_the_process_is_a_crashed_cell(own, tmp_path):
-    own("exit")
+@pytest.mark.parametrize(
+    ("bad", "reason"), [("sys.exit(3)", "SystemExit: 3"), ("os._exit(3)", "the worker ended with exit code 3")]
+)
+def test_a_network_that_ends_the_process_is_a_crashed_cell(own, tmp_path, bad, reason):
+    own(bad)
     row = compare(model="own_module:network", out=tmp_path / "run", limit_train=16, limit_val=8, **QUICK).table.iloc[0]
     assert row.status == "crashed"
-    assert "ended with exit code 3" in row.reason
+    assert reason in row.reason

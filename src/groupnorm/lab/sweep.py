@@ -116,14 +116,14 @@ class _Worker:
 
     def crashed(self) -> Event:
         """Record that the process died with its cell unfinished."""
+        code = self.process.wait()  # before its input closes, or it would end by that, with exit code 0
         self._close_input()
-        code = self.process.wait()
-        cause = f"killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
+        cause = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
         memory = "; out of memory?" if cause.endswith("SIGKILL") else ""
         record: Record = {
             "kind": "end",
             "status": "crashed",
-            "reason": f"the worker was {cause}{memory}; see cells/{self.cell_id}/log.txt",
+            "reason": f"the worker {cause}{memory}; see cells/{self.cell_id}/log.txt",
         }
         self.run.cell(self.cell_id).append(record)
         return {"cell": self.cell_id, **record}

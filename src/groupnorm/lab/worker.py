@@ -71,7 +71,7 @@ def run_cell(cell: Cell, folder: CellFolder, load_data: Callable[[], Dataset], e
         status, reason = "undefined", str(error)
     except DivergedError as error:
         status, reason = "diverged", str(error)
-    except Exception as error:
+    except (Exception, SystemExit) as error:  # a network of the user's own may even end the process
         traceback.print_exc()
         status, reason = "crashed", f"{type(error).__name__}: {error}"
     end = {"kind": "end", "status": status, "reason": reason}
