@@ -90,10 +90,18 @@ MISTAKES = {
         "channel per group",
     ),
     "module: negative eps": Mistake(
-        lambda: GroupNorm(4, 8, eps=-1e-5), ArgumentError, "eps=-1e-05", "expected a number >= 0", "default is 1e-5"
+        lambda: GroupNorm(4, 8, eps=-1e-5),
+        ArgumentError,
+        "eps=-1e-05",
+        "expected a finite number >= 0",
+        "default is 1e-5",
     ),
     "module: eps is not a number": Mistake(
-        lambda: GroupNorm(4, 8, eps=float("nan")), ArgumentError, "eps=nan", "expected a number >= 0", "default is 1e-5"
+        lambda: GroupNorm(4, 8, eps=float("nan")),
+        ArgumentError,
+        "eps=nan",
+        "expected a finite number >= 0",
+        "default is 1e-5",
     ),
     "module: unknown activation": Mistake(
         lambda: GroupNorm(4, 8, activation="rellu"),
@@ -173,7 +181,11 @@ MISTAKES = {
         "one value for each channel of the input (2, 8, 3)",
     ),
     "function: negative eps": Mistake(
-        lambda: group_norm(X, 4, eps=-1.0), ArgumentError, "eps=-1.0", "expected a number >= 0", "default is 1e-5"
+        lambda: group_norm(X, 4, eps=-1.0),
+        ArgumentError,
+        "eps=-1.0",
+        "expected a finite number >= 0",
+        "default is 1e-5",
     ),
     "function: unknown activation": Mistake(
         lambda: group_norm(X, 4, activation="glu"),
@@ -299,3 +311,32 @@ def test_divisors_are_those_that_divide_in_rising_order(n: int) -> None:
     found = divisors(n)
     assert found == sorted(set(found))
     assert set(found) == {d for pair in ((d, n // d) for d in range(1, int(n**0.5) + 1) if n % d == 0) for d in pair}
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: GroupNorm(4.0, 8),
+        lambda: GroupNorm(True, 8),
+        lambda: GroupNorm("4", 8),
+        lambda: GroupNorm(4, 8.0),
+        lambda: GroupNorm(num_channels=8, group_size=2.0),
+        lambda: GroupNorm(4, 8, eps="1e-5"),
+        lambda: GroupNorm(4, 8, eps=float("inf")),
+        lambda: GroupNorm(4, 8, activation=["relu"]),
+        lambda: group_norm(X, 4.0),
+        lambda: group_norm([[1.0, 2.0]], 1),
+        lambda: group_norm(X.to(torch.complex64), 4),
+        lambda: norm_layer(8),
+        lambda: norm_layer(None),
+        lambda: norm_layer("gn")(0),
+    ],
+)
+def test_a_value_of_the_wrong_type_is_refused_where_it_is_given(make: Callable[[], object]) -> None:
+    with pytest.raises(GroupNormError, match="expected"):
+        make()
+
+
+def test_channels_without_end_are_refused_at_once() -> None:
+    with pytest.raises(DivisibilityError):
+        GroupNorm(3, 2 * 10**12)

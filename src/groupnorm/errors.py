@@ -6,6 +6,7 @@ caught without importing this package.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from difflib import get_close_matches
 from typing import Any
@@ -70,4 +71,5 @@ def _restore(cls: type[Exception], args: tuple[Any, ...]) -> Exception:
 
 def divisors(n: int) -> list[int]:
     """All positive divisors of ``n`` in rising order."""
-    return [d for d in range(1, n + 1) if n % d == 0]
+    low = [d for d in range(1, math.isqrt(n) + 1) if n % d == 0]
+    return low + [n // d for d in reversed(low) if d * d != n]

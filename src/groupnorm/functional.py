@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import torch
@@ -75,17 +76,21 @@ def group_norm(
 
 def check_input(input: Tensor) -> None:
     """Raise unless ``input`` is a floating point tensor ``[N, C, *]``."""
+    if not isinstance(input, Tensor):
+        raise DtypeError(f"input is of type {type(input).__name__}; expected a torch.Tensor: use torch.as_tensor(x)")
     if input.dim() < 2:
         raise ShapeError(
             f"input has shape {tuple(input.shape)}, rank {input.dim()}; expected (N, C, *) with at least two "
             f"axes: add the batch axis with x.unsqueeze(0)"
         )
     if not input.is_floating_point():
-        raise DtypeError(f"input has dtype {input.dtype}; expected a floating point dtype: convert it with x.float()")
+        remedy = "normalise x.real and x.imag" if input.is_complex() else "convert it with x.float()"
+        raise DtypeError(f"input has dtype {input.dtype}; expected a floating point dtype: {remedy}")
 
 
 def check_groups(num_groups: int, num_channels: int) -> None:
     """Raise unless ``num_channels`` splits into ``num_groups`` equal groups."""
+    check_integer("num_groups", num_groups)
     if num_groups < 1:
         raise ArgumentError(f"num_groups={num_groups}; expected at least 1 (1 is layer norm over C, H, W)")
     if num_channels % num_groups:
@@ -93,14 +98,20 @@ def check_groups(num_groups: int, num_channels: int) -> None:
 
 
 def check_eps(eps: float) -> None:
-    """Raise when ``eps`` is negative or NaN: the square root of var + eps could be of a negative number."""
-    if not eps >= 0:
-        raise ArgumentError(f"eps={eps}; expected a number >= 0: the default is 1e-5")
+    """Raise unless ``eps`` is a finite number that is not negative, so that var + eps has a square root."""
+    if not isinstance(eps, (int, float)) or not 0 <= eps < math.inf:
+        raise ArgumentError(f"eps={eps!r}; expected a finite number >= 0: the default is 1e-5")
+
+
+def check_integer(name: str, value: object) -> None:
+    """Raise unless ``value`` is an integer."""
+    if not isinstance(value, (int, torch.SymInt)) or isinstance(value, bool):
+        raise ArgumentError(f"{name}={value!r} is of type {type(value).__name__}; expected an integer: use int(...)")
 
 
 def check_activation(activation: str | None) -> None:
     """Raise unless ``activation`` is None or one of :data:`ACTIVATIONS`."""
-    if activation is not None and activation not in ACTIVATIONS:
+    if activation is not None and not (isinstance(activation, str) and activation in ACTIVATIONS):
         raise UnknownNameError("activation", str(activation), ACTIVATIONS)
 
 

@@ -29,9 +29,24 @@ def test_all_problems_are_reported_at_once():
         "norms: unknown norm 'gm'", "did you mean 'gn'", "unknown norm 'xx'", "model: unknown model 'resnet-tin'",
         "did you mean 'resnet-tiny'", "dataset: unknown dataset 'digitz'", "did you mean 'digits'",
         "batch_sizes.1: Input should be greater than 0; got '0'", "seeds: ", "learning_rate: ", "precision: ",
-        "nonsense: ",
+        "unknown option 'nonsense'",
     ):  # fmt: skip
         assert part in text
+
+
+def test_an_element_that_is_wrong_is_the_only_problem_reported():
+    assert problems(batch_sizes=0) == ["batch_sizes.0: Input should be greater than 0; got 0"]
+
+
+def test_the_default_batch_sizes_are_held_against_the_data_too():
+    with pytest.raises(ConfigurationError, match="32 is more than the 20 training images"):
+        plan(limit_train=20, limit_val=8)
+
+
+@pytest.mark.parametrize("option", ["batch_size", "norm", "epoch"])
+def test_an_unknown_option_names_the_nearest(option):
+    (found,) = problems(**{option: 1})
+    assert "did you mean" in found
 
 
 def test_a_batch_larger_than_the_training_set_names_both():
@@ -40,7 +55,7 @@ def test_a_batch_larger_than_the_training_set_names_both():
 
 def test_a_normalization_batch_divides_every_batch_size():
     found = problems(batch_sizes="32,4", normalization_batches="8")
-    assert found == ["normalization_batches: normalization batch 8 does not divide batch size 4"]
+    assert found == ["normalization_batches: normalization batch 8 does not divide batch size 4; use one of [1, 2, 4]"]
 
 
 def test_only_one_of_two_batches_varies():
@@ -77,6 +92,9 @@ def test_a_device_that_is_not_there_is_refused():
         ("import torch\ndef make(norm_layer): return torch.nn.Identity()", "its output is (2, 1, 8, 8)"),
         ("def make(norm_layer): raise KeyError('mine')", "mine"),
         ("raise RuntimeError('at import')", "cannot be imported: RuntimeError: at import"),
+        ("import sys; sys.exit(0)", "cannot be imported: SystemExit: 0"),
+        ("import sys\ndef make(norm_layer): sys.exit(0)", "cannot take images of shape (1, 8, 8): 0"),
+        ("make = 7", "is of type int; expected a function or class"),
         ("", "has no attribute 'make'"),
     ],
 )
@@ -86,6 +104,22 @@ def test_a_model_of_the_users_own_that_cannot_work_is_refused(tmp_path, monkeypa
     monkeypatch.delitem(sys.modules, "own_model", raising=False)
     (found,) = problems(model="own_model:make", norms="gn")
     assert message in found
+
+
+def test_a_model_of_the_running_script_is_refused():
+    (found,) = problems(model="__main__:make")
+    assert "put it into a file of its own" in found
+
+
+def test_a_module_that_compares_while_it_is_imported_is_refused(tmp_path, monkeypatch):
+    (tmp_path / "comparing.py").write_text(
+        "import groupnorm.lab\ngroupnorm.lab.compare(model='comparing:make')\ndef make(norm_layer): pass\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    from groupnorm.lab import compare
+
+    with pytest.raises(ConfigurationError, match="put the call under `if __name__ == '__main__':`"):
+        compare(model="comparing:make", out=tmp_path / "run", **QUICK)
 
 
 def test_a_model_of_the_users_own_is_built_with_the_norm(tmp_path, monkeypatch):

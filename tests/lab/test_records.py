@@ -30,9 +30,9 @@ def test_a_line_torn_by_a_kill_is_not_read_and_not_continued(tmp_path):
 def test_keep_drops_what_the_checkpoint_does_not_know(tmp_path):
     folder = RunFolder(tmp_path).cell("a")
     for number in range(4):
-        folder.append({"number": number})
-    assert folder.keep(2) == [{"number": 0}, {"number": 1}]
-    folder.append({"number": 9})
+        folder.append({"kind": "epoch", "number": number})
+    assert [record["number"] for record in folder.keep(2)] == [0, 1]
+    folder.append({"kind": "epoch", "number": 9})
     assert [record["number"] for record in folder.records()] == [0, 1, 9]
 
 
@@ -77,7 +77,9 @@ def test_a_second_sweep_in_the_same_folder_is_refused(tmp_path):
 
 
 def test_a_folder_without_a_run_is_named(tmp_path):
-    with pytest.raises(RunFolderError, match=r"holds no run\.json; expected a folder that"):
+    with pytest.raises(
+        RunFolderError, match=r"holds no run\.json that can be read \(No such file or directory\); expected a folder"
+    ):
         RunFolder(tmp_path).request()
 
 
@@ -87,3 +89,39 @@ def test_records_are_json_lines(tmp_path):
     folder.append({"y": 1})
     lines = (tmp_path / "cells" / "a" / "records.jsonl").read_text().splitlines()
     assert [list(json.loads(line)) for line in lines] == [["x"], ["y"]]
+
+
+def test_records_end_before_a_damaged_line(tmp_path):
+    folder = RunFolder(tmp_path).cell("a")
+    folder.append({"kind": "start"})
+    with open(folder.path / "records.jsonl", "ab") as file:
+        file.write(b'\xff\xfe{"kind"\n7\n')
+    folder.append({"kind": "end"})
+    assert folder.records() == [{"kind": "start"}]
+
+
+def test_a_damaged_checkpoint_counts_as_none(tmp_path, capsys):
+    folder = RunFolder(tmp_path).cell("a")
+    folder.append({"kind": "start"})
+    (folder.path / "checkpoint.pt").write_bytes(b"nonsense")
+    assert folder.load_checkpoint() is None
+    assert "is damaged and not used" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", '{"a": 1}'])
+def test_a_damaged_request_is_named(tmp_path, content):
+    (tmp_path / "run.json").write_text(content)
+    with pytest.raises(RunFolderError, match=r"run\.json is damaged; expected a request with cells"):
+        RunFolder(tmp_path).request()
+
+
+def test_a_folder_that_cannot_be_written_is_named(tmp_path):
+    (tmp_path / "file").write_text("")
+    for action in (
+        lambda: RunFolder(tmp_path / "file").write_request({}),
+        lambda: RunFolder(tmp_path / "file").lock().__enter__(),
+        lambda: RunFolder(tmp_path / "file" / "below").write("table.csv", ""),
+        lambda: RunFolder(tmp_path / "file").cell("a").append({}),
+    ):
+        with pytest.raises(RunFolderError, match="expected a writable folder with space"):
+            action()

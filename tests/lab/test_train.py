@@ -1,5 +1,9 @@
 """One training run: the paper's rules, reproducible to the bit."""
 
+import copy
+import random
+
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -44,11 +48,27 @@ def test_a_resumed_run_is_the_unbroken_one_bit_for_bit(digits):
     whole.epoch()
     state = {k: (v.clone() if isinstance(v, torch.Tensor) else v) for k, v in whole.state_dict().items()}
     resumed = Training(cell(digits, norm="bn"), digits)
-    resumed.load_state_dict(__import__("copy").deepcopy(state))
+    resumed.load_state_dict(copy.deepcopy(state))
     assert untimed(resumed.epoch()) == untimed(whole.epoch())
     assert torch.equal(weights(whole), weights(resumed))
     assert whole.finished
     assert resumed.finished
+
+
+def test_draws_of_python_and_numpy_are_seeded_and_resumed(digits):
+    """A network of the user's own may draw from any of them."""
+
+    def draws():
+        return random.random(), np.random.rand(), np.random.randn(), torch.rand(1).item()
+
+    training = Training(cell(digits), digits)
+    first = draws()
+    state = training.state_dict()
+    second = draws()
+    again = Training(cell(digits), digits)
+    assert draws() == first
+    again.load_state_dict(state)
+    assert draws() == second
 
 
 def test_runs_of_one_seed_share_initial_weights_and_image_order_across_norms(digits):

@@ -56,8 +56,24 @@ def test_what_a_network_prints_goes_to_the_log_of_its_cell(own, tmp_path):
     assert "a line of the user's own" in log.read_text()
 
 
+def test_a_worker_imports_what_its_parent_can(own, tmp_path, monkeypatch):
+    own()
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    monkeypatch.syspath_prepend(tmp_path)
+    table = compare(model="own_module:network", out=tmp_path / "run", limit_train=16, limit_val=8, **QUICK).table
+    assert table.status.tolist() == ["finished"]
+
+
+@pytest.mark.timeout(60)
 @pytest.mark.parametrize(
-    ("bad", "reason"), [("sys.exit(3)", "SystemExit: 3"), ("os._exit(3)", "the worker ended with exit code 3")]
+    ("bad", "reason"),
+    [
+        ("sys.exit(3)", "SystemExit: 3"),
+        ("os._exit(3)", "the worker ended with exit code 3"),
+        ("input()", "EOFError"),
+        ("os.fork() or __import__('time').sleep(300); os._exit(4)", "the worker ended with exit code 4"),
+    ],
 )
 def test_a_network_that_ends_the_process_is_a_crashed_cell(own, tmp_path, bad, reason):
     own(bad)

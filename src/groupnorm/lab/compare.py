@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+from groupnorm.errors import GroupNormError
 from groupnorm.lab.cell import Cell
 from groupnorm.lab.comparison import Comparison, plan
 from groupnorm.lab.data import Dataset
 from groupnorm.lab.display import Display, Progress, Shows, Silent
 from groupnorm.lab.records import RunFolder
 from groupnorm.lab.result import Result
-from groupnorm.lab.sweep import sweep, unfinished
+from groupnorm.lab.sweep import WORKER, sweep, unfinished
 from groupnorm.lab.tensorboard import EventFiles
+
+_planning: list[bool] = []  # not empty while modules of the user's are imported
 
 
 def compare(*, out: Path | str | None = None, progress: bool = True, **options: Any) -> Result:
@@ -41,7 +45,16 @@ def compare(*, out: Path | str | None = None, progress: bool = True, **options: 
         >>> result = groupnorm.lab.compare(norms=["bn", "gn"], batch_sizes=[32, 2])
         >>> result.table.groupby(["norm", "batch_size"]).error.mean()
     """
-    comparison, dataset = plan(**options)
+    if os.environ.get(WORKER) or _planning:
+        raise GroupNormError(
+            "compare() was called while your module was being imported for another compare(); expected a module that "
+            "only defines things: put the call under `if __name__ == '__main__':`, or the network into its own file"
+        )
+    _planning.append(True)
+    try:
+        comparison, dataset = plan(**options)
+    finally:
+        _planning.clear()
     run = RunFolder(out if out is not None else default_folder(comparison))
     with run.lock():
         return _run(comparison, dataset, run, progress)
@@ -80,6 +93,8 @@ def _run(comparison: Comparison, dataset: Dataset, run: RunFolder, progress: boo
             display.show(event)
             if event_files:
                 event_files.add(event["cell"], event)
+    if event_files:
+        event_files.close()
     return Result(run.path)
 
 

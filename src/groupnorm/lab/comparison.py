@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 import torch
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError, ValidationInfo, field_validator
 
-from groupnorm.errors import ArgumentError, GroupNormError
+from groupnorm.errors import ArgumentError, GroupNormError, UnknownNameError, divisors
 from groupnorm.lab import models
 from groupnorm.lab.cell import Cell
 from groupnorm.lab.data import Dataset, load
@@ -120,7 +120,10 @@ class Comparison(BaseModel):
         wrong = [(n, size) for n in values for size in sizes if size % n]
         if wrong:
             raise ValueError(
-                "; ".join(f"normalization batch {n} does not divide batch size {size}" for n, size in wrong)
+                "; ".join(
+                    f"normalization batch {n} does not divide batch size {size}; use one of {divisors(size)}"
+                    for n, size in wrong
+                )
             )
         return values
 
@@ -196,19 +199,20 @@ def plan(**options: Any) -> tuple[Comparison, Dataset]:
     try:
         comparison = Comparison(**options)
     except ValidationError as error:
-        problems += [_message(detail) for detail in error.errors()]
+        details = error.errors()
+        elements = {detail["loc"][0] for detail in details if len(detail["loc"]) > 1}
+        problems += [_message(d) for d in details if not (d["type"] == "too_short" and d["loc"][0] in elements)]
     try:
         keys = ("dataset", "data_dir", "image_size", "limit_train", "limit_val")
         wanted = Comparison.model_construct(**{k: options[k] for k in keys if k in options})
         dataset = comparison.load() if comparison else wanted.load()
     except GroupNormError as error:
         problems.append(f"dataset: {error}")
-    except Exception as error:  # a function of the user's own may raise anything
+    except (Exception, SystemExit) as error:  # a function of the user's own may raise anything
         if comparison is not None:  # else the cause may be a value that is reported already
             problems.append(f"dataset: {options.get('dataset')!r} raised {type(error).__name__}: {error}")
-    if dataset is not None:
-        problems += _problems_with_sizes(options.get("batch_sizes", ()), dataset)
     if comparison is not None and dataset is not None:
+        problems += _problems_with_sizes(comparison.batch_sizes, dataset)
         problems += _problems_with_networks(comparison, dataset)
     if problems:
         raise ConfigurationError(problems)
@@ -217,12 +221,11 @@ def plan(**options: Any) -> tuple[Comparison, Dataset]:
     return comparison, dataset
 
 
-def _problems_with_sizes(sizes: Any, dataset: Dataset) -> list[str]:
+def _problems_with_sizes(sizes: tuple[int, ...], dataset: Dataset) -> list[str]:
     count = len(dataset.train_images)
-    numbers = [int(size) for size in _split(sizes) if str(size).isdecimal()]
     return [
         f"batch_sizes: {size} is more than the {count} training images; expected at most {count}"
-        for size in numbers
+        for size in sizes
         if size > count
     ]
 
@@ -241,7 +244,7 @@ def _problems_with_networks(comparison: Comparison, dataset: Dataset) -> list[st
             if not isinstance(logits, torch.Tensor) or logits.shape != expected:
                 got = tuple(logits.shape) if isinstance(logits, torch.Tensor) else type(logits).__name__
                 raise ArgumentError(f"its output is {got}; expected logits {expected}")
-        except Exception as error:  # a network of the user's own may raise anything
+        except (Exception, SystemExit) as error:  # a network of the user's own may raise anything
             shape = tuple(images.shape[1:])
             problems.append(
                 f"model: {comparison.model!r} with norm {norm!r} cannot take images of shape {shape}: "
@@ -264,6 +267,8 @@ def _all_of(check: Callable[[str], None], values: Iterable[str]) -> None:
 
 
 def _message(detail: Any) -> str:
+    if detail["type"] == "extra_forbidden":
+        return str(UnknownNameError("option", str(detail["loc"][0]), Comparison.model_fields))
     place = ".".join(str(part) for part in detail["loc"]) or "configuration"
     message = detail["msg"].removeprefix("Value error, ")
     given = "" if detail["type"] == "value_error" else f"; got {detail['input']!r}"

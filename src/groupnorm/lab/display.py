@@ -157,8 +157,10 @@ class Display:
                 markup=False,
                 highlight=False,
             )
-        if event["kind"] == "end" and event["status"] == "crashed":
-            self.console.print(f"{event['cell']} crashed: {event['reason']}", style="red", markup=False)
+        if event["kind"] == "restart":
+            self.console.print(
+                f"{event['cell']} begins again, because its environment changed: {event['reason']}", markup=False
+            )
 
     def render(self) -> Group:
         """The table and the line of progress below it."""
@@ -167,7 +169,7 @@ class Display:
         elapsed = _duration(time.monotonic() - self.begin)
         ended = len(progress.cells) - progress.count("pending", "running")
         line.add_row(
-            ProgressBar(total=1.0, completed=progress.fraction, width=40),
+            ProgressBar(total=1.0, completed=progress.fraction, width=20),
             f"{ended}/{len(progress.cells)} cells, {progress.count('running')} running, "
             f"{elapsed}{_left(progress.seconds_left)}",
         )
@@ -205,7 +207,7 @@ class Display:
 
 
 def _left(seconds: float | None) -> str:
-    return "" if seconds is None else f", about {_duration(seconds)} left"
+    return "" if not seconds else f", about {_duration(seconds)} left"
 
 
 def _duration(seconds: float) -> str:

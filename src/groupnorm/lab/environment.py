@@ -24,7 +24,6 @@ def environment() -> dict[str, Any]:
         "torch": torch.__version__,
         "platform": f"{platform.system()} {platform.machine()}",
         "cpu": cpu_name(),
-        "cores": cores(),
         "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
     }
 
@@ -37,7 +36,7 @@ def cores() -> int:
 
 
 def revision() -> str | None:
-    """The git revision of the package's source, with "+" when it has uncommitted changes; None outside git."""
+    """The last git revision of the package's source, with "+" when it has uncommitted changes; None outside git."""
     source = Path(groupnorm.__file__).parent
 
     def git(*arguments: str) -> str:
@@ -47,7 +46,7 @@ def revision() -> str | None:
     try:
         if not git("ls-files", "__init__.py"):  # installed into some other project's checkout
             return None
-        return git("rev-parse", "--short=12", "HEAD") + ("+" if git("status", "--porcelain", ".") else "")
+        return git("log", "-1", "--format=%h", "--abbrev=12", ".") + ("+" if git("status", "--porcelain", ".") else "")
     except (OSError, subprocess.SubprocessError):
         return None
 

@@ -17,9 +17,8 @@ from __future__ import annotations
 
 import json
 import os
-import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -44,16 +43,29 @@ class CellFolder:
         self.path = path
 
     def records(self) -> list[Record]:
-        """All whole records, in order; a last line torn by a kill is left out."""
+        """All records up to the first that is torn by a kill or damaged, in order."""
         try:
             data = (self.path / "records.jsonl").read_bytes()
         except FileNotFoundError:
             return []
-        return [json.loads(line) for line in data.splitlines(keepends=True) if line.endswith(b"\n")]
+        found: list[Record] = []
+        for line in data.splitlines(keepends=True):
+            try:
+                record = json.loads(line) if line.endswith(b"\n") else None
+            except ValueError:
+                break
+            if not isinstance(record, dict) or "kind" not in record:
+                break
+            found.append(record)
+        return found
 
     def append(self, record: Record) -> None:
         """Add one record, over a last line torn by a kill; it is on the disk when this returns."""
-        self.path.mkdir(parents=True, exist_ok=True)
+        with _writable(self.path):
+            self.path.mkdir(parents=True, exist_ok=True)
+            self._append(record)
+
+    def _append(self, record: Record) -> None:
         with open(self.path / "records.jsonl", "a+b") as file:
             file.seek(0)
             file.truncate(file.read().rfind(b"\n") + 1)
@@ -77,14 +89,18 @@ class CellFolder:
             torch.save({"records": len(self.records()), "state": state}, temporary)
 
     def load_checkpoint(self) -> tuple[int, dict[str, Any]] | None:
-        """``(number of records, state)`` of the last checkpoint, or None."""
+        """``(number of records, state)`` of the last checkpoint; None when there is none, or it is damaged."""
         import torch
 
         path = self.path / "checkpoint.pt"
         if not path.exists():
             return None
-        saved = torch.load(path, map_location="cpu", weights_only=True)
-        return saved["records"], saved["state"]
+        try:
+            saved = torch.load(path, map_location="cpu", weights_only=True)
+            return saved["records"], saved["state"]
+        except Exception as error:  # torch.load raises whatever the bytes lead it to
+            print(f"{path} is damaged and not used: {type(error).__name__}: {error}")
+            return None
 
     def drop_checkpoint(self) -> None:
         """Remove the checkpoint: the cell is finished, or begins anew."""
@@ -93,7 +109,6 @@ class CellFolder:
     @contextmanager
     def lock(self, timeout: float = 30.0) -> Iterator[None]:
         """Hold the cell: a worker left over from a killed sweep may still be dying."""
-        self.path.mkdir(parents=True, exist_ok=True)
         with _lock(self.path / "lock", timeout, f"cell {self.path.name}"):
             yield
 
@@ -118,12 +133,18 @@ class RunFolder:
         Raises:
             RunFolderError: the folder holds no run.
         """
+        path = self.path / "run.json"
         try:
-            request: Record = json.loads((self.path / "run.json").read_text())
-        except FileNotFoundError:
+            request = json.loads(path.read_text())
+        except OSError as error:
             raise RunFolderError(
-                f"{self.path} holds no run.json; expected a folder that `groupnorm compare --out` wrote"
+                f"{self.path} holds no run.json that can be read ({error.strerror}); expected a folder that `groupnorm "
+                f"compare --out` wrote"
             ) from None
+        except ValueError:
+            request = None
+        if not isinstance(request, dict) or "cells" not in request:
+            raise RunFolderError(f"{path} is damaged; expected a request with cells: run the same compare again")
         return request
 
     def write(self, name: str, content: str | bytes) -> Path:
@@ -135,7 +156,6 @@ class RunFolder:
     @contextmanager
     def lock(self) -> Iterator[None]:
         """Hold the run: two sweeps in one folder would train the same cells twice."""
-        self.path.mkdir(parents=True, exist_ok=True)
         with _lock(self.path / "lock", 0.0, f"run {self.path}"):
             yield
 
@@ -148,26 +168,45 @@ def write_atomically(path: Path, content: bytes) -> None:
 
 @contextmanager
 def _replacing(path: Path) -> Iterator[Path]:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    os.close(handle)
-    temporary = Path(name)
+    temporary = path.with_name(f".{path.name}.tmp")  # one name, so that a kill leaves no more than one behind
     try:
-        yield temporary
-        with open(temporary, "rb") as file:
-            os.fsync(file.fileno())
-        temporary.chmod(0o644)
-        os.replace(temporary, path)
+        with _writable(path.parent):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            yield temporary
+            with open(temporary, "rb") as file:
+                os.fsync(file.fileno())
+            os.replace(temporary, path)
     finally:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def _writable(path: Path) -> Iterator[None]:
+    """Say what the system says when a folder cannot be written to."""
+    try:
+        yield
+    except Timeout:  # an OSError, of a lock that is held
+        raise
+    except OSError as error:
+        raise RunFolderError(
+            f"cannot write to {path}: {error.strerror or error}; expected a writable folder with space: free some, or "
+            f"choose another --out"
+        ) from error
 
 
 @contextmanager
 def _lock(path: Path, timeout: float, what: str) -> Iterator[None]:
+    lock = FileLock(path)
     try:
-        with FileLock(path).acquire(timeout=timeout):
-            yield
+        with _writable(path.parent):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            lock.acquire(timeout=timeout)
     except Timeout:
         raise RunFolderError(
             f"{what} is being written by another process (it holds {path}); wait for it, or stop it"
         ) from None
+    try:
+        yield
+    finally:
+        lock.release()

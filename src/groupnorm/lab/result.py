@@ -91,7 +91,7 @@ class Result:
     def _row(self, cell: Cell) -> dict[str, Any]:
         records = self._records[cell.id]
         epochs = [record for record in records if record["kind"] == "epoch"]
-        end = next((record for record in records if record["kind"] == "end"), None)
+        end = records[-1] if records and records[-1]["kind"] == "end" else None
         status = end["status"] if end else ("running" if records else "pending")
         last = epochs[-1] if epochs and status == "finished" else {}
         nan = float("nan")

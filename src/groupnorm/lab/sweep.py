@@ -17,6 +17,9 @@ from typing import Any
 from groupnorm.lab.cell import FINAL, Cell
 from groupnorm.lab.records import Record, RunFolder
 
+WORKER = "GROUPNORM_WORKER"
+"""Environment variable by which a worker process knows itself."""
+
 Event = dict[str, Any]
 """A record of a cell with its id under "cell", or {"kind": "begin" | "progress"}."""
 
@@ -79,7 +82,8 @@ class _Worker:
 
     def __init__(self, run: RunFolder, events: SimpleQueue[tuple[_Worker, Event | None]]) -> None:
         self.run, self.cell_id = run, ""
-        environment = {**os.environ, "PYTHONUNBUFFERED": "1", "OMP_NUM_THREADS": "1"}
+        path = os.pathsep.join(folder or os.getcwd() for folder in sys.path)  # what the parent can import, it can
+        environment = {**os.environ, "PYTHONPATH": path, "PYTHONUNBUFFERED": "1", "OMP_NUM_THREADS": "1", WORKER: "1"}
         self.process = subprocess.Popen(
             [sys.executable, "-m", "groupnorm.lab.worker", str(run.path)],
             stdin=subprocess.PIPE,
@@ -90,6 +94,7 @@ class _Worker:
             start_new_session=True,  # an interrupt at the terminal is the parent's to handle
         )
         threading.Thread(target=self._listen, args=(events,), daemon=True).start()
+        threading.Thread(target=self._reap, daemon=True).start()
 
     def give(self, cell: Cell, data_dir: Path | None) -> None:
         self.cell_id = cell.id
@@ -105,7 +110,8 @@ class _Worker:
 
     def kill(self) -> None:
         """End it with its cell unfinished."""
-        self.process.kill()
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self.process.pid, signal.SIGKILL)
         self._close_input()
         self.process.wait()
 
@@ -125,8 +131,17 @@ class _Worker:
             "status": "crashed",
             "reason": f"the worker {cause}{memory}; see cells/{self.cell_id}/log.txt",
         }
-        self.run.cell(self.cell_id).append(record)
+        folder = self.run.cell(self.cell_id)
+        if _status(records := folder.records()) != "pending":  # it died after its last record, before telling
+            return {"cell": self.cell_id, **records[-1]}
+        folder.append(record)
         return {"cell": self.cell_id, **record}
+
+    def _reap(self) -> None:
+        """When the process ends, end what it started too: a child would keep its output open, and the sweep waiting."""
+        self.process.wait()
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(self.process.pid, signal.SIGKILL)
 
     def _listen(self, events: SimpleQueue[tuple[_Worker, Event | None]]) -> None:
         assert self.process.stdout is not None

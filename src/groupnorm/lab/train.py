@@ -16,6 +16,7 @@ from groupnorm.errors import SingleElementError
 from groupnorm.lab import models
 from groupnorm.lab.cell import Cell
 from groupnorm.lab.data import Dataset
+from groupnorm.lab.randomness import get_state, seed_all, set_state
 from groupnorm.lab.records import Record
 
 _EVALUATION_PIXELS = 500 * 32 * 32  # images evaluated at a time, so that large ones fit into memory too
@@ -42,7 +43,7 @@ class Training:
     def __init__(self, cell: Cell, dataset: Dataset) -> None:
         self.cell, self.dataset = cell, dataset
         self.device = torch.device(cell.device)
-        torch.manual_seed(cell.seed)
+        seed_all(cell.seed)
         channels = dataset.train_images.shape[1]
         self.model = models.build(cell.model, cell.norm, channels, dataset.num_classes).to(self.device)
         self.optimizer = torch.optim.SGD(
@@ -110,13 +111,11 @@ class Training:
 
     def state_dict(self) -> dict[str, Any]:
         """All that is needed to go on as if there had been no break."""
-        cuda = self.device.type == "cuda"
         return {
             "model": self.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "epochs_done": self.epochs_done,
-            "random": torch.get_rng_state(),
-            "random_cuda": torch.cuda.get_rng_state(self.device) if cuda else None,
+            "random": get_state(self.device),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -124,9 +123,7 @@ class Training:
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.epochs_done = state["epochs_done"]
-        torch.set_rng_state(state["random"])
-        if state["random_cuda"] is not None:
-            torch.cuda.set_rng_state(state["random_cuda"], self.device)
+        set_state(state["random"], self.device)
 
     def _batches(self) -> Iterator[tuple[Tensor, Tensor]]:
         """Batches of this epoch; the order depends on the seed and the epoch alone."""

@@ -16,7 +16,7 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from queue import SimpleQueue
-from typing import Any
+from typing import Any, TextIO
 
 import torch
 
@@ -53,7 +53,7 @@ def run_cell(cell: Cell, folder: CellFolder, load_data: Callable[[], Dataset], e
     status: Status = "finished"
     reason = ""
     try:
-        training = _resume(cell, folder, load_data())
+        training = _resume(cell, folder, load_data(), emit)
         last = time.monotonic()
 
         def on_step(step: int) -> None:
@@ -81,16 +81,19 @@ def run_cell(cell: Cell, folder: CellFolder, load_data: Callable[[], Dataset], e
     emit(end)
 
 
-def _resume(cell: Cell, folder: CellFolder, dataset: Dataset) -> Training:
+def _resume(cell: Cell, folder: CellFolder, dataset: Dataset, emit: Emit) -> Training:
     """The training at its last checkpoint; from the start when there is none, or when the environment changed."""
     training = Training(cell, dataset)
-    checkpoint = folder.load_checkpoint()
-    begun = folder.records()[:1]
-    if checkpoint is not None and begun and begun[0]["environment"] == environment():
+    records = folder.records()
+    changes = _changes(records[0]["environment"]) if records else ""
+    checkpoint = None if changes else folder.load_checkpoint()
+    if checkpoint is not None and checkpoint[0] <= len(records):
         count, state = checkpoint
         folder.keep(count)
         training.load_state_dict(state)
         return training
+    if changes:
+        emit({"kind": "restart", "reason": changes})
     folder.drop_checkpoint()
     folder.keep(0)
     start = {"kind": "start", "cell": cell.model_dump(), "environment": environment(), "time": time.time()}
@@ -98,13 +101,23 @@ def _resume(cell: Cell, folder: CellFolder, dataset: Dataset) -> Training:
     return training
 
 
+def _changes(before: Record) -> str:
+    """What differs between an environment and that of this process, in words; "" when nothing does."""
+    now = environment()
+    return ", ".join(
+        f"{key} {before.get(key)} -> {now.get(key)}" for key in before | now if before.get(key) != now.get(key)
+    )
+
+
 def main() -> None:
     """Serve cells until standard input closes."""
     run = RunFolder(sys.argv[1])
     events = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)  # what a user's model prints must not mix with the events
+    lines = os.fdopen(os.dup(0))
+    os.dup2(os.open(os.devnull, os.O_RDONLY), 0)  # nor may it read the cells
     tasks: SimpleQueue[Any] = SimpleQueue()
-    threading.Thread(target=_read, args=(tasks,), daemon=True).start()
+    threading.Thread(target=_read, args=(lines, tasks), daemon=True).start()
     _make_deterministic()
     datasets: dict[str, Dataset] = {}
     while True:
@@ -142,8 +155,8 @@ def _load(cell: Cell, data_dir: str | None, loaded: dict[str, Dataset]) -> Datas
     return loaded[cell.data_digest]
 
 
-def _read(tasks: SimpleQueue[Any]) -> None:
-    for line in sys.stdin:
+def _read(lines: TextIO, tasks: SimpleQueue[Any]) -> None:
+    for line in lines:
         tasks.put(json.loads(line))
     os._exit(0)
 

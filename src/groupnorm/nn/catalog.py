@@ -37,7 +37,7 @@ class Norm:
 
 def default_groups(num_channels: int) -> int:
     """Groups that the spec "gn" uses: 32, or the largest divisor of ``num_channels`` up to 32."""
-    return max(d for d in divisors(num_channels) if d <= MAX_GROUPS)
+    return max((d for d in divisors(num_channels) if d <= MAX_GROUPS), default=1)
 
 
 CATALOG: dict[str, Norm] = {

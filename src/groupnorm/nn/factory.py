@@ -29,7 +29,7 @@ def norm_layer(spec: str, *, activation: str | None = None) -> Callable[..., nn.
             (timm's EfficientNet, RegNet, MobileNet, ...), which do not tell a factory which one. Default: None.
 
     Returns:
-        ``factory(num_channels, eps=1e-5, device=None, dtype=None)`` that returns the module. It can be pickled.
+        ``factory(num_channels, *, eps=1e-5, device=None, dtype=None)`` that returns the module. It can be pickled.
 
     Raises:
         UnknownNameError: an unknown spec; lists the known ones and the nearest match.

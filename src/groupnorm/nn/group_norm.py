@@ -64,6 +64,8 @@ class GroupNorm(nn.GroupNorm):
         group_size: int | None = None,
         activation: str | None = None,
     ) -> None:
+        if num_channels is not None:
+            functional.check_integer("num_channels", num_channels)
         if num_channels is None or num_channels < 1:
             raise ArgumentError(
                 f"num_channels={num_channels}; expected the number of channels of the input, at least 1, "
@@ -119,6 +121,7 @@ def _resolve_groups(num_groups: int | None, group_size: int | None, num_channels
         functional.check_groups(num_groups, num_channels)
         return num_groups
     assert group_size is not None
+    functional.check_integer("group_size", group_size)
     if group_size < 1:
         raise ArgumentError(f"group_size={group_size}; expected at least 1 channel per group")
     if num_channels % group_size:

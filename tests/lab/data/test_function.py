@@ -63,7 +63,7 @@ def test_modules_in_the_current_folder_are_found(tmp_path, monkeypatch):
         load("dataset_beside:mke")
     with pytest.raises(ArgumentError, match="cannot be imported: ModuleNotFoundError"):
         load("no_such_module:make")
-    with pytest.raises(DataError, match="is of type module; expected a function"):
+    with pytest.raises(ArgumentError, match="is of type module; expected a function or class"):
         load("dataset_beside:torch")
 
 

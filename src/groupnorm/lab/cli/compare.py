@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import signal
+import sys
+import threading
 import time
 from pathlib import Path
 from typing import Annotated, Any
@@ -9,6 +12,7 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
+import groupnorm.lab
 from groupnorm.errors import GroupNormError
 from groupnorm.lab.comparison import Comparison, ConfigurationError
 
@@ -40,23 +44,31 @@ def compare(
     limit_train: Annotated[int | None, typer.Option(help="Use this many training images.")] = None,
     limit_val: Annotated[int | None, typer.Option(help="Use this many validation images.")] = None,
     image_size: Annotated[int | None, typer.Option(help="Resize images to this side.")] = None,
-    data_dir: Annotated[Path | None, typer.Option(help="Where the datasets lie.")] = None,
+    data_dir: Annotated[
+        Path | None,
+        typer.Option(
+            help="Where the datasets lie; $GROUPNORM_DATA_DIR or ~/.cache/groupnorm unless given.", show_default=False
+        ),
+    ] = None,
     device: Annotated[str, typer.Option(help="cpu, cuda or auto.")] = _DEFAULT["device"],
     precision: Annotated[str, typer.Option(help="fp32, or bf16 (autocast).")] = _DEFAULT["precision"],
     threads: Annotated[int, typer.Option(help="CPU threads of each worker.")] = _DEFAULT["threads"],
     workers: Annotated[
-        int | None, typer.Option(help="Processes; one for each core unless given.", show_default=False)
+        int | None,
+        typer.Option(
+            help="Processes; unless given, one for each --threads cores, and one on a GPU.", show_default=False
+        ),
     ] = None,
     tensorboard: Annotated[bool, typer.Option("--tensorboard", help="Also write TensorBoard event files.")] = False,
     out: Annotated[
-        Path | None, typer.Option(help="The run's folder [default: runs/DATASET-MODEL].", show_default=False)
+        Path | None, typer.Option(help="The run's folder; runs/DATASET-MODEL unless given.", show_default=False)
     ] = None,
 ) -> None:
     """Train the same network with each norm over batch sizes, and show who survives.
 
     The learning rate is proportional to the batch size and the number of epochs is the same, as in Wu & He 2018.
     The same command goes on where an interrupted one stopped. Exit code: 0, or 1 when a cell diverged or crashed,
-    2 when the configuration is wrong, 130 when interrupted.
+    2 when the configuration is wrong or the folder cannot be used, 130 when interrupted, 143 when terminated.
     """
     options: dict[str, Any] = dict(locals())
     options["normalization_batches"] = options.pop("normalization_batch")
@@ -65,12 +77,13 @@ def compare(
 
 def run(out: Path | None, options: dict[str, Any]) -> None:
     """Run the comparison and its report, and turn the outcome into messages and an exit code."""
-    import groupnorm.lab
-
     console, errors = Console(), Console(stderr=True)
     begin = time.monotonic()
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # leaves the workers and the terminal in order
     try:
         result = groupnorm.lab.compare(out=out, **options)
+        report = result.report()
     except ConfigurationError as error:
         errors.print("[bold red]Nothing was trained; the configuration has these problems:")
         for problem in error.problems:
@@ -82,7 +95,6 @@ def run(out: Path | None, options: dict[str, Any]) -> None:
     except KeyboardInterrupt:
         errors.print("\nInterrupted. Everything so far is recorded; the same command goes on from here.")
         raise typer.Exit(130) from None
-    report = result.report()
     failed = result.table[result.table.status.isin(["diverged", "crashed"])]
     for row in failed.itertuples():
         errors.print(f"{row.cell} {row.status}: {row.reason}", markup=False, highlight=False, soft_wrap=True)

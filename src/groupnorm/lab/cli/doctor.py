@@ -20,13 +20,13 @@ _EXTRAS = {
 def doctor() -> None:
     """Show versions, devices, and what is available and why not."""
     from groupnorm.lab.data import default_data_dir
-    from groupnorm.lab.environment import environment
+    from groupnorm.lab.environment import cores, environment
 
     stamp = environment()
     table = Table("what", "found", "remark", show_lines=False)
     for key in ("groupnorm", "revision", "python", "torch", "platform", "cpu"):
         table.add_row(key, str(stamp[key] or "-"), "")
-    table.add_row("cores", str(stamp["cores"]), "workers that compare starts")
+    table.add_row("cores", str(cores()), "workers that compare starts")
     table.add_row("cuda", stamp["gpu"] or "no", _why_no_cuda())
     for package, purpose in _EXTRAS.items():
         table.add_row(package, _version(package), purpose)

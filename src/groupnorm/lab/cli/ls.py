@@ -9,6 +9,10 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from groupnorm.lab.data import DATASETS, OWN
+from groupnorm.lab.models import MODELS
+from groupnorm.nn import CATALOG
+
 
 class Kind(StrEnum):
     """What can be listed."""
@@ -20,22 +24,31 @@ class Kind(StrEnum):
 
 def ls(kind: Annotated[Kind, typer.Argument(help="What to list.")]) -> None:
     """List the norms, models or datasets."""
-    Console().print({Kind.NORMS: _norms, Kind.MODELS: _models, Kind.DATASETS: _datasets}[kind]())
+    console = Console()
+    console.print({Kind.NORMS: _norms, Kind.MODELS: _models, Kind.DATASETS: _datasets}[kind]())
+    if kind is Kind.DATASETS:
+        for form, description in OWN.items():
+            console.print(f"{form}\n    {description}", markup=False, highlight=False, soft_wrap=True)
+
+
+def _table(name: str, *columns: str) -> Table:
+    """A table that never cuts what a user copies."""
+    table = Table(show_lines=True)
+    table.add_column(name, no_wrap=True, style="bold")
+    for column in columns:
+        table.add_column(column, overflow="fold")
+    return table
 
 
 def _norms() -> Table:
-    from groupnorm.nn import CATALOG
-
-    table = Table("spec", "norm", "one mean and variance for", "when to use it", "paper")
+    table = _table("spec", "norm", "one mean and variance for", "when to use it", "paper")
     for row in CATALOG.values():
         table.add_row(row.spec, row.title, row.axes, row.advice, row.paper)
     return table
 
 
 def _models() -> Table:
-    from groupnorm.lab.models import MODELS
-
-    table = Table("model", "what it is")
+    table = _table("model", "what it is")
     for row in MODELS.values():
         table.add_row(row.name, row.description)
     table.add_row("package.module:factory", "your own: factory(norm_layer) returns the network")
@@ -43,11 +56,7 @@ def _models() -> Table:
 
 
 def _datasets() -> Table:
-    from groupnorm.lab.data import DATASETS, OWN
-
-    table = Table("dataset", "what it is", "one image (C, H, W)", "where from", "licence")
+    table = _table("dataset", "what it is", "one image (C, H, W)", "where from", "licence")
     for name, row in DATASETS.items():
         table.add_row(name, f"{row.title}; {row.source}", row.shape, row.obtained, row.licence)
-    for form, description in OWN.items():
-        table.add_row(form, description, "", "", "")
     return table

@@ -27,8 +27,6 @@ def open_function(reference: str) -> Source:
         DataError: what it returns is not of this form. Says which of the four and why.
     """
     function = resolve(reference, "dataset")
-    if not callable(function):
-        raise DataError(f"dataset {reference!r} is of type {type(function).__name__}; expected a function")
     returned = function()
     if not isinstance(returned, (tuple, list)) or len(returned) != 4:
         what = f"{len(returned)} values" if isinstance(returned, (tuple, list)) else f"a {type(returned).__name__}"
