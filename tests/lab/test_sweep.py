@@ -84,6 +84,7 @@ def test_each_cell_carries_its_environment(unbroken):
         assert start["kind"] == "start"
         assert start["cell"]["data_digest"]
         assert start["environment"]["torch"]
+        assert start["environment"]["data"] == start["cell"]["data_digest"]
         assert "revision" in start["environment"]
 
 

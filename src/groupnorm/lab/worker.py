@@ -85,7 +85,8 @@ def _resume(cell: Cell, folder: CellFolder, dataset: Dataset, emit: Emit) -> Tra
     """The training at its last checkpoint; from the start when there is none, or when the environment changed."""
     training = Training(cell, dataset)
     records = folder.records()
-    changes = _changes(records[0]["environment"]) if records else ""
+    now = {**environment(), "data": cell.data_digest}
+    changes = _changes(records[0].get("environment", {}), now) if records else ""
     checkpoint = None if changes else folder.load_checkpoint()
     if checkpoint is not None and checkpoint[0] <= len(records):
         count, state = checkpoint
@@ -96,14 +97,13 @@ def _resume(cell: Cell, folder: CellFolder, dataset: Dataset, emit: Emit) -> Tra
         emit({"kind": "restart", "reason": changes})
     folder.drop_checkpoint()
     folder.keep(0)
-    start = {"kind": "start", "cell": cell.model_dump(), "environment": environment(), "time": time.time()}
+    start = {"kind": "start", "cell": cell.model_dump(), "environment": now, "time": time.time()}
     folder.append(start)
     return training
 
 
-def _changes(before: Record) -> str:
-    """What differs between an environment and that of this process, in words; "" when nothing does."""
-    now = environment()
+def _changes(before: Record, now: Record) -> str:
+    """What differs between two environments, in words; "" when nothing does."""
     return ", ".join(
         f"{key} {before.get(key)} -> {now.get(key)}" for key in before | now if before.get(key) != now.get(key)
     )
