@@ -238,7 +238,10 @@ def test_forward_mode_agrees_with_reverse_mode() -> None:
     """<v, J u> = <J^T v, u> for random u and v."""
     case = make_case((2, 12, 5))
     tangent = torch.randn_like(case.x)
-    f = lambda x: norm(4, "silu")(x, case.weight, case.bias)  # noqa: E731
+
+    def f(x: Tensor) -> Tensor:
+        return norm(4, "silu")(x, case.weight, case.bias)
+
     _, forward = torch.func.jvp(f, (case.x,), (tangent,))
     (reverse,) = torch.func.vjp(f, case.x)[1](case.upstream)
     torch.testing.assert_close((case.upstream * forward).sum(), (reverse * tangent).sum(), rtol=1e-12, atol=1e-12)
