@@ -104,12 +104,11 @@ def bounds(
     slope, curvature = (0.0, 0.0) if activation is None else (SLOPE, CURVATURE)
     dy = upstream if activation is None else before(activation, normalize(x, shared, weight, bias, eps), upstream)
 
-    blocks = shared.blocks(x.shape)
     mean, variance = statistics(x, shared)
     rstd = (variance + eps).rsqrt()
-    xhat = ((x.reshape(blocks) - mean) * rstd).reshape(x.shape)
+    xhat = (x - mean) * rstd
     R = largest(rstd)
-    X = largest((x.reshape(blocks).abs() + mean.abs()) * rstd)
+    X = largest((x.abs() + mean.abs()) * rstd)
     K2 = largest((variance + mean.square() + eps) / (variance + eps))
     s = summing(shared.size(x.shape), dtype)
 
@@ -159,3 +158,16 @@ def per_sample(t: Tensor) -> Tensor:
 def largest(t: Tensor) -> float:
     """The largest magnitude in ``t``."""
     return t.abs().max().item()
+
+
+def rounding(dtype: torch.dtype, x: Tensor, y: Tensor) -> float:
+    """How far a layer of any kind may lie from the same layer in a higher precision, or in another order of sums.
+
+    A layer here is at most ROUNDINGS elementwise operations and two sums over all of the input, on numbers no larger
+    than ``1 + max|x| + max|y|``. Its sums are made in at least float32, and what it stores in ``dtype``.
+    """
+    scale = 1 + largest(x.double()) + largest(y.double())
+    return scale * (ROUNDINGS * torch.finfo(dtype).eps + 2 * summing(x.numel(), dtype))
+
+
+ROUNDINGS = 8

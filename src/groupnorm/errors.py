@@ -1,7 +1,7 @@
 """Exceptions of the package. Each message carries the value, what was expected and a remedy.
 
-All derive from :class:`GroupNormError`, and from ``ValueError``, or ``TypeError`` for a wrong dtype, so that they are
-caught without importing this package.
+All derive from :class:`GroupNormError`, and from ``ValueError``, ``TypeError`` (wrong dtype) or ``RuntimeError`` (a
+model in the wrong state), so that they are caught without importing this package.
 """
 
 from __future__ import annotations
@@ -46,6 +46,10 @@ class SingleElementError(GroupNormError, ValueError):
 
     The output would be the bias, whatever the input. Remedy: fewer groups, or a larger feature map.
     """
+
+
+class WiringError(GroupNormError, RuntimeError):
+    """A norm needs the layer before it and does not have it. Remedy: ``groupnorm.wire_(model, example)``."""
 
 
 class UnknownNameError(ArgumentError):

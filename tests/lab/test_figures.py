@@ -11,6 +11,7 @@ from matplotlib._pylab_helpers import Gcf
 from groupnorm.lab import cubes, drawing, figures, series
 from groupnorm.lab.palette import find_baseline, styles
 from groupnorm.nn.catalog import CATALOG
+from groupnorm.sets import layer_set
 from lab.synthetic import make_cell, make_run
 
 TWELVE = ["bn", "gn", "ln", "in", "none", "gn:1", "gn:2", "gn:4", "gn:8", "gn:16", "gn:c4", "gn:c16"]
@@ -136,13 +137,12 @@ def test_cubes_show_the_equations_of_the_paper(norm):
         "top": [(i, j, 5) for i in range(6) for j in range(6)],
     }
     for face, places in elements.items():
-        shown = [tile.shared for tile in cubes.tiles(CATALOG[norm].drawn) if tile.face == face]
+        shown = [tile.shared for tile in cubes.tiles(CATALOG[norm].drawn[0]) if tile.face == face]
         assert shown == [PAPER[norm](place, near) for place in places]
 
 
-def test_a_cube_without_a_set_is_unmarked_and_its_faces_meet():
-    tiles = cubes.tiles(None)
-    assert not any(tile.shared for tile in tiles)
+def test_the_faces_of_a_cube_meet():
+    tiles = cubes.tiles(layer_set())
     assert len(tiles) == 3 * 36
     corners = [
         {corner for tile in tiles if tile.face == face for corner in tile.corners} for face in ("left", "right", "top")

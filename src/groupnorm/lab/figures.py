@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import textwrap
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
@@ -27,6 +28,7 @@ from groupnorm.lab.drawing import (
 )
 from groupnorm.lab.palette import Style, styles
 from groupnorm.lab.series import X_NAMES, Trouble, dodge, mean_curves, settings, troubles, wants_log
+from groupnorm.sets import SharedSet
 
 if TYPE_CHECKING:
     from groupnorm.lab.result import Result
@@ -83,18 +85,18 @@ def learning_curves(result: Result) -> Figure:
 
 def shared_sets(norms: Iterable[str]) -> Figure:
     """Figure 2 of Wu & He 2018: the elements that share one mean and one variance, computed from their definition."""
-    rows = [(row, look) for row, look in cubes.catalog_rows(norms) if row.drawn is not None]
-    columns = min(max(len(rows), 1), 4)
+    panels = [(row, look, shared) for row, look in cubes.catalog_rows(norms) for shared in row.drawn]
+    columns = min(max(len(panels), 1), 4)
     with house_style():
-        height = math.ceil(len(rows) / columns) or 1
+        height = math.ceil(len(panels) / columns) or 1
         figure = new_picture(2.2 * columns, 2.5 * height)
         grid = figure.subplots(height, columns, squeeze=False)
         for axes in grid.flat:
             axes.set_axis_off()
             axes.set_aspect("equal")
-        for axes, (row, look) in zip(grid.flat, rows, strict=False):
-            axes.set_title(row.title, size=10.5, weight="bold" if look.hero else "normal")
-            _cube(axes, cubes.tiles(row.drawn), look)
+        for axes, (row, look, shared) in zip(grid.flat, panels, strict=False):
+            axes.set_title(textwrap.fill(row.title, 24), size=10.5, weight="bold" if look.hero else "normal")
+            _cube(axes, shared, row.of.symbols, look)
     return figure
 
 
@@ -162,16 +164,17 @@ def _curves(axes: Axes, look: Style, cells: pd.DataFrame, means: dict[str, pd.Da
     axes.plot(means["train_error"]["epoch"], means["train_error"]["mean"], **dotted)
 
 
-def _cube(axes: Axes, tiles: list[cubes.Tile], look: Style) -> None:
+def _cube(axes: Axes, shared: SharedSet, symbols: cubes.Names, look: Style) -> None:
+    tiles = cubes.tiles(shared)
     for face, shade in _SHADES.items():
-        for shared in (False, True):
-            corners = [tile.corners for tile in tiles if tile.face == face and tile.shared == shared]
-            color, alpha = (look.color, shade) if shared else (INK, 0.16 - shade / 8)
+        for member in (False, True):
+            corners = [tile.corners for tile in tiles if tile.face == face and tile.shared == member]
+            color, alpha = (look.color, shade) if member else (INK, 0.16 - shade / 8)
             axes.add_collection(PolyCollection(corners, facecolor=color, alpha=alpha, edgecolor="none"))
     axes.add_collection(
         PolyCollection([t.corners for t in tiles], facecolor="none", edgecolor=INK, linewidth=0.6, alpha=0.55)
     )
-    for text, place in cubes.axis_labels():
+    for text, place in cubes.axis_labels(symbols):
         axes.text(*place, text, size=9, ha="center", va="center", alpha=0.8)
     axes.autoscale_view()
 

@@ -5,11 +5,30 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from torch import nn
+
 from groupnorm.errors import divisors
-from groupnorm.sets import SharedSet, batch_set, group_set, instance_set, layer_set
+from groupnorm.nn.ghost_batch_norm import GhostBatchNorm
+from groupnorm.nn.group_norm import GroupNorm
+from groupnorm.sets import SharedSet, batch_set, ghost_set, group_set, instance_set, layer_set
 
 MAX_GROUPS = 32
 """The number of groups of the paper, and the most that the spec "gn" uses."""
+
+DRAWN = {"groups": 2, "examples": 3, "window": 3, "parts": 4}
+"""The number of each kind in the pictures, whose cubes have six channels as those of the paper's Figure 2."""
+
+
+@dataclass(frozen=True)
+class Axes:
+    """What the three axes of a set are called, in words and in pictures."""
+
+    words: tuple[str, str, str]
+    symbols: tuple[str, str, str]
+
+
+FEATURES = Axes(("sample", "channel", "position"), ("N", "C", "H, W"))
+WEIGHTS = Axes(("filter", "input channel", "position"), ("O", "I", "kH, kW"))
 
 
 @dataclass(frozen=True)
@@ -18,21 +37,50 @@ class Norm:
 
     Attributes:
         spec: how the norm is written on the command line and in :func:`groupnorm.norm_layer`.
+        layer: the class; of torch where torch's is right.
         title: its name in the literature.
         paper: authors, year and arXiv number.
-        axes: what shares a mean and a variance, in words.
-        shared: the same as data, for an input of ``num_channels``; None when nothing is normalised.
-        drawn: the set that the picture shows, for the six channels of the paper's Figure 2.
+        sets: what shares statistics, as data, given the number that the spec may carry.
         advice: when to use it, in one line.
+        make: ``make(num_channels, number, **options)`` returns the module; None: it replaces no batch norm.
+        number: what "spec:8" sets: "groups", "examples", "window" or "parts" (of the merged axis); "" for nothing.
+        default: that number when the spec carries none; None is the default number of groups for the channels.
+        of: whose axes the sets cut: feature maps, or the weights of a convolution.
+        shares: what the elements of a set share.
+        note: what the sets do not tell.
+        activates: the norm contains its activation, and takes ``activation=False`` to leave it out.
+        in_all: ``compare --norms all`` runs it.
     """
 
     spec: str
+    layer: type[nn.Module]
     title: str
     paper: str
-    axes: str
-    shared: Callable[[int], SharedSet | None]
-    drawn: SharedSet | None
+    sets: Callable[[int], tuple[SharedSet, ...]]
     advice: str
+    make: Callable[..., nn.Module] | None
+    number: str = ""
+    default: int | None = None
+    of: Axes = FEATURES
+    shares: str = "mean and variance"
+    note: str = ""
+    activates: bool = False
+    in_all: bool = True
+
+    @property
+    def axes(self) -> str:
+        """What shares statistics, in words."""
+        words = "; ".join(shared.words(*self.of.words) for shared in self.sets(self.default or DRAWN["groups"]))
+        return f"{words}{self.note}" if words else "nothing"
+
+    @property
+    def drawn(self) -> tuple[SharedSet, ...]:
+        """The sets that the pictures show."""
+        return self.sets(DRAWN[self.number or "groups"])
+
+    def resolve(self, num_channels: int, number: int | None = None) -> int:
+        """The number of groups, examples or the window that a layer of ``num_channels`` takes."""
+        return number or self.default or default_groups(num_channels)
 
 
 def default_groups(num_channels: int) -> int:
@@ -40,53 +88,76 @@ def default_groups(num_channels: int) -> int:
     return max((d for d in divisors(num_channels) if d <= MAX_GROUPS), default=1)
 
 
+def catalog() -> list[Norm]:
+    """The rows of the catalog: spec, class, title, paper, axes, advice.
+
+    Example::
+
+        >>> [row.spec for row in catalog() if "sample" in row.axes]
+    """
+    return list(CATALOG.values())
+
+
 CATALOG: dict[str, Norm] = {
     row.spec: row
     for row in (
         Norm(
             "bn",
+            nn.BatchNorm2d,
             "Batch Normalization",
             "Ioffe & Szegedy 2015, arXiv:1502.03167",
-            "each channel, over all samples and positions",
-            lambda c: batch_set(),
-            batch_set(),
+            lambda n: (batch_set(),),
             "Batches of 16 or more that look alike in training and at test time.",
+            lambda c, n, **options: nn.BatchNorm2d(c, **options),
         ),
         Norm(
             "gn",
+            GroupNorm,
             "Group Normalization",
             "Wu & He 2018, arXiv:1803.08494",
-            "each sample and group of channels, over all positions",
-            lambda c: group_set(default_groups(c)),
-            group_set(2),
+            lambda n: (group_set(n),),
             "Small batches, and wherever the batch must not matter. gn:8 sets groups, gn:c16 channels a group.",
+            lambda c, n, **options: GroupNorm(n, c, **options),
+            number="groups",
         ),
         Norm(
             "ln",
+            GroupNorm,
             "Layer Normalization",
             "Ba, Kiros & Hinton 2016, arXiv:1607.06450",
-            "each sample, over all channels and positions",
-            lambda c: layer_set(),
-            layer_set(),
+            lambda n: (layer_set(),),
             "Recurrent networks and transformers; in convolutional ones GN is usually better.",
+            lambda c, n, **options: GroupNorm(1, c, **options),
         ),
         Norm(
             "in",
+            GroupNorm,
             "Instance Normalization",
             "Ulyanov, Vedaldi & Lempitsky 2016, arXiv:1607.08022",
-            "each sample and channel, over all positions",
-            lambda c: instance_set(),
-            instance_set(),
+            lambda n: (instance_set(),),
             "Style transfer and generators; undefined on 1x1 feature maps.",
+            lambda c, n, **options: GroupNorm(c, c, **options),
+        ),
+        Norm(
+            "ghost",
+            GhostBatchNorm,
+            "Ghost Batch Normalization",
+            "Hoffer, Hubara & Soudry 2017, arXiv:1705.08741",
+            lambda n: (ghost_set(n),),
+            "Very large batches that generalise badly: the noise of a small batch, ghost:16 samples at a time.",
+            lambda c, n, **options: GhostBatchNorm(c, n, **options),
+            number="examples",
+            default=16,
         ),
         Norm(
             "none",
+            nn.Identity,
             "No normalisation",
             "-",
-            "nothing",
-            lambda c: None,
-            None,
+            lambda n: (),
             "The control: what the network does on its own.",
+            lambda c, n, **options: nn.Identity(),
+            in_all=False,
         ),
     )
 }

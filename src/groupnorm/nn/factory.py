@@ -1,21 +1,23 @@
-"""From a spec such as "gn:c16" to a factory that makes the layer for a number of channels."""
+"""From a spec such as "gn:c16" or "ws+bn" to a factory that makes the layer for a number of channels."""
 
 from __future__ import annotations
 
 import re
 from collections import OrderedDict
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 from torch import nn
 
-from groupnorm.errors import ArgumentError, UnknownNameError
+from groupnorm.errors import ArgumentError, DivisibilityError, UnknownNameError
 from groupnorm.functional import check_activation
-from groupnorm.nn.catalog import CATALOG, default_groups
+from groupnorm.nn.catalog import CATALOG, Norm
 from groupnorm.nn.group_norm import GroupNorm
+from groupnorm.nn.wiring import mark_standardized
 
-_GROUPS = re.compile(r"gn:(c?)([1-9][0-9]*)")
+_SPEC = re.compile(r"(ws\+)?([a-z0-9-]+)(?::(c?)([1-9][0-9]*))?")
 _TORCH_ACTIVATIONS: dict[str, type[nn.Module]] = {"relu": nn.ReLU, "silu": nn.SiLU, "gelu": nn.GELU}
 
 
@@ -23,13 +25,16 @@ def norm_layer(spec: str, *, activation: str | None = None) -> Callable[..., nn.
     """A channels-first factory for a normalisation, usable as ``norm_layer=`` of torchvision and timm.
 
     Args:
-        spec: "bn"; "gn" (32 groups, or the largest divisor of C up to 32), "gn:8" (8 groups), "gn:c16"
-            (16 channels a group); "ln" (over C, H, W); "in"; "none".
+        spec: a spec of :func:`groupnorm.catalog`: "bn", "gn" (32 groups, or the largest divisor of C up to 32), "ln"
+            (over C, H, W), "in", "brn", ... A number follows where the row has one: "gn:8" (8 groups), "gn:c16" (16
+            channels a group), "ghost:4" (4 samples a chunk). "ws+gn" standardises the weights of the convolutions
+            before the norms; call :func:`groupnorm.wire_` on the finished model.
         activation: None, "relu", "silu" or "gelu". Only for models whose norm layer also is the activation
-            (timm's EfficientNet, RegNet, MobileNet, ...), which do not tell a factory which one. Default: None.
+            (timm's EfficientNet, RegNet, MobileNet, ...), which do not tell a factory which one. A norm that contains
+            its own activation (FRN, EvoNorm) keeps that instead. Default: None.
 
     Returns:
-        ``factory(num_channels, *, eps=1e-5, device=None, dtype=None)`` that returns the module. It can be pickled.
+        ``factory(num_channels, *, eps=..., device=None, dtype=None)`` that returns the module. It can be pickled.
 
     Raises:
         UnknownNameError: an unknown spec; lists the known ones and the nearest match.
@@ -48,10 +53,35 @@ def norm_layer(spec: str, *, activation: str | None = None) -> Callable[..., nn.
     return partial(_build_with_activation, spec=spec, activation=activation)
 
 
+@dataclass(frozen=True)
+class Spec:
+    """A spec, taken apart: ``ws+gn:c16`` is the row of gn, 16, by size, with standardised weights."""
+
+    row: Norm
+    number: int | None = None
+    by_size: bool = False
+    standardized: bool = False
+
+
+def parse(spec: str) -> Spec:
+    """Take a spec apart.
+
+    Raises:
+        UnknownNameError: it names no normalisation that can replace another, or carries a number it does not take.
+    """
+    match = _SPEC.fullmatch(spec) if isinstance(spec, str) else None
+    row = CATALOG.get(match[2]) if match else None
+    if match is None or row is None or row.make is None or (match[4] and not row.number):
+        known = [row.spec for row in CATALOG.values() if row.make is not None]
+        raise UnknownNameError("norm", str(spec), [*known, "gn:8", "gn:c16", "ws+gn", "ws+bn"])
+    if match[3] and row.number != "groups":
+        raise UnknownNameError("norm", spec, [f"{row.spec}:{match[4]}"])
+    return Spec(row, int(match[4]) if match[4] else None, bool(match[3]), bool(match[1]))
+
+
 def check_spec(spec: str) -> None:
     """Raise :class:`UnknownNameError` unless ``spec`` names a normalisation."""
-    if not isinstance(spec, str) or (spec not in CATALOG and not _GROUPS.fullmatch(spec)):
-        raise UnknownNameError("norm", str(spec), [*CATALOG, "gn:8", "gn:c16"])
+    parse(spec)
 
 
 class _NormWithoutActivation:
@@ -87,8 +117,11 @@ def _build_with_activation(
 
     ``inplace`` and ``act_kwargs`` tune timm's own activation modules and change no value here.
     """
-    applied = activation if apply_act else None
-    if drop_layer is None and spec not in ("bn", "none"):
+    row = parse(spec).row
+    if row.activates:
+        kwargs["activation"] = apply_act
+    applied = activation if apply_act and not row.activates else None
+    if drop_layer is None and row.layer is GroupNorm:
         return _plain(num_channels, spec, activation=applied, **kwargs)
     layers: OrderedDict[str, nn.Module] = OrderedDict(norm=_plain(num_channels, spec, **kwargs))
     if drop_layer is not None:
@@ -99,17 +132,12 @@ def _build_with_activation(
 
 
 def _plain(num_channels: int, spec: str, **kwargs: Any) -> nn.Module:
-    if spec == "bn":
-        return nn.BatchNorm2d(num_channels, **kwargs)
-    if spec == "none":
-        return nn.Identity()
-    if spec == "ln":
-        return GroupNorm(1, num_channels, **kwargs)
-    if spec == "in":
-        return GroupNorm(num_channels, num_channels, **kwargs)
-    if match := _GROUPS.fullmatch(spec):
-        by_size, number = match[1] == "c", int(match[2])
-        if by_size:
-            return GroupNorm(num_channels=num_channels, group_size=number, **kwargs)
-        return GroupNorm(number, num_channels, **kwargs)
-    return GroupNorm(default_groups(num_channels), num_channels, **kwargs)
+    parsed = parse(spec)
+    number = parsed.number
+    if parsed.by_size and number is not None:
+        if num_channels % number:
+            raise DivisibilityError(num_channels, number, what="group_size")
+        number = num_channels // number
+    assert parsed.row.make is not None
+    norm = parsed.row.make(num_channels, parsed.row.resolve(num_channels, number), **kwargs)
+    return mark_standardized(norm) if parsed.standardized else norm

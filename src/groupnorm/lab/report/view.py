@@ -103,22 +103,11 @@ def runs(result: Result, looks: dict[str, Style]) -> list[Json]:
 
 
 def cards(norms: Iterable[str]) -> list[Json]:
-    """The rows of the catalog that occur, each with its cube as paths."""
-    left, bottom = cubes.project(0, cubes.SHAPE[1], 0)[0], 0.0
-    right, top = cubes.project(cubes.SHAPE[0], 0, 0)[0], cubes.project(*cubes.SHAPE)[1]
-    box = (left - 2.3, -top - 0.2, right - left + 4.6, top - bottom + 0.9)
-    found = []
-    for row, look in cubes.catalog_rows(norms):
-        tiles = cubes.tiles(row.drawn)
-        paths = [
-            (face, shared, _path(t for t in tiles if t.face == face and t.shared == shared))
-            for face in ("top", "left", "right")
-            for shared in (False, True)
-        ]
-        labels = [(text, f"{x:.2f}", f"{-y:.2f}") for text, (x, y) in cubes.axis_labels()]
-        card = {"row": row, "look": look, "paths": [path for path in paths if path[2]], "labels": labels}
-        found.append(card | {"box": " ".join(f"{value:.2f}" for value in box)})
-    return found
+    """The rows of the catalog that occur, each with its cubes."""
+    return [
+        {"row": row, "look": look, "cubes": [cubes.svg(shared, row.of.symbols, row.title) for shared in row.drawn]}
+        for row, look in cubes.catalog_rows(norms)
+    ]
 
 
 def flatten(values: Any, prefix: str = "") -> dict[str, str]:
@@ -183,10 +172,6 @@ def _matrix_cell(mean: pd.Series | None, pair: pd.Series | None) -> Json:
         cell["interval"] = _interval(pair["difference_low"], pair["difference_high"], digits)
         cell["resolved"] = resolved(pair)
     return cell
-
-
-def _path(tiles: Iterable[cubes.Tile]) -> str:
-    return "".join("M" + "L".join(f"{x:.2f} {-y:.2f}" for x, y in tile.corners) + "Z" for tile in tiles)
 
 
 def _interval(low: float, high: float, digits: int) -> str:

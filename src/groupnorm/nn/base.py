@@ -1,0 +1,174 @@
+"""What the norms that torch does not have in common: checks, precision, the affine map, running statistics."""
+
+from __future__ import annotations
+
+import torch
+import torch.fx
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from groupnorm import functional
+from groupnorm.errors import ArgumentError, ShapeError, SingleElementError
+from groupnorm.ops.reference import affine, per_channel
+
+__all__ = ["BatchTypeNorm", "SampleNorm", "check_channels", "check_several", "upcast"]
+
+
+class SampleNorm(nn.Module):
+    """Base of the norms whose statistics come from the sample alone: training and evaluation compute the same.
+
+    A subclass implements :meth:`normalize`, which sees at least float32 and leaves the affine map to this class.
+
+    Args:
+        num_channels: number of channels ``C`` of the input.
+        eps: as the subclass says.
+        affine: learn a scale and a shift per channel, starting at 1 and 0.
+        device: of the parameters.
+        dtype: of the parameters.
+        bias: with ``affine``, learn the shift too.
+    """
+
+    __constants__ = ("affine", "eps", "num_channels")
+    weight: Tensor | None
+    bias: Tensor | None
+
+    def __init__(
+        self,
+        num_channels: int,
+        eps: float = 1e-5,
+        affine: bool = True,
+        *,
+        bias: bool = True,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__()
+        check_count("num_channels", num_channels)
+        functional.check_eps(eps)
+        self.num_channels, self.eps, self.affine = num_channels, eps, affine
+        for name, wanted in (("weight", affine), ("bias", affine and bias)):
+            empty = torch.empty(num_channels, device=device, dtype=dtype) if wanted else None
+            self.register_parameter(name, None if empty is None else nn.Parameter(empty))
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Set the scale to 1 and the shift to 0."""
+        if self.weight is not None:
+            nn.init.ones_(self.weight)
+        if self.bias is not None:
+            nn.init.zeros_(self.bias)
+
+    def normalize(self, x: Tensor) -> Tensor:
+        """The normalised ``x[N, C, *]``, before the affine map."""
+        raise NotImplementedError
+
+    def forward(self, input: Tensor) -> Tensor:
+        check_channels(input, self.num_channels)
+        y = affine(self.normalize(upcast(input)), self.weight, self.bias)
+        return y.to(input.dtype)
+
+    def extra_repr(self) -> str:
+        return f"{self.num_channels}, eps={self.eps}, affine={self.affine}"
+
+
+class BatchTypeNorm(_BatchNorm):
+    """Base of the norms with running statistics per channel, for inputs ``(N, C, *)`` of any rank.
+
+    A subclass implements :meth:`normalize_batch` for training; evaluation uses the running statistics as batch norm
+    does, unless it says otherwise in :meth:`normalize_running`. Both see at least float32 and leave the affine map to
+    this class. An empty batch passes through and leaves the running statistics alone.
+
+    Args:
+        num_features: number of channels ``C`` of the input.
+        eps: added to the variance, inside the square root.
+        momentum: weight of the newest statistics in the running ones; None averages over all batches alike.
+        affine: learn a scale and a shift per channel, starting at 1 and 0.
+        device: of the parameters and buffers.
+        dtype: of the parameters and buffers.
+    """
+
+    running_mean: Tensor
+    running_var: Tensor
+    num_batches_tracked: Tensor
+
+    def __init__(
+        self,
+        num_features: int,
+        eps: float = 1e-5,
+        momentum: float | None = 0.1,
+        affine: bool = True,
+        *,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        check_count("num_features", num_features)
+        functional.check_eps(eps)
+        check_fraction("momentum", momentum)
+        super().__init__(num_features, eps, momentum, affine, device=device, dtype=dtype)
+
+    def normalize_batch(self, x: Tensor) -> Tensor:
+        """The normalised ``x[N, C, *]`` in training, before the affine map; updates the running statistics."""
+        raise NotImplementedError
+
+    def normalize_running(self, x: Tensor) -> Tensor:
+        """The normalised ``x[N, C, *]`` in evaluation, before the affine map."""
+        scale = (upcast(self.running_var) + self.eps).rsqrt()
+        return (x - per_channel(upcast(self.running_mean), x)) * per_channel(scale, x)
+
+    def forward(self, input: Tensor) -> Tensor:
+        check_channels(input, self.num_features)
+        x = upcast(input)
+        if self.training and input.numel() > 0:
+            x = self.normalize_batch(x)
+        elif not self.training:
+            x = self.normalize_running(x)
+        return affine(x, self.weight, self.bias).to(input.dtype)
+
+    @torch.no_grad()
+    def update_running(self, mean: Tensor, variance: Tensor) -> None:
+        """Move the running statistics towards those of a batch, ``[C]`` each, and count the batch."""
+        self.num_batches_tracked.add_(1)
+        newest = 1.0 / self.num_batches_tracked.double() if self.momentum is None else self.momentum
+        for running, value in ((self.running_mean, mean), (self.running_var, variance)):
+            running.add_((value.to(running.dtype) - running) * newest)
+
+    def extra_repr(self) -> str:
+        return f"{self.num_features}, eps={self.eps}, momentum={self.momentum}, affine={self.affine}"
+
+
+def upcast(x: Tensor) -> Tensor:
+    """Half precisions as float32, so that squares neither overflow nor lose their digits; others as they are."""
+    return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
+
+
+def check_count(name: str, value: int) -> None:
+    """Raise unless ``value`` is an integer of at least 1."""
+    functional.check_integer(name, value)
+    if value < 1:
+        raise ArgumentError(f"{name}={value}; expected at least 1")
+
+
+def check_fraction(name: str, value: float | None) -> None:
+    """Raise unless ``value`` is None or a number from 0 to 1."""
+    if value is not None and not (isinstance(value, (int, float)) and 0 <= value <= 1):
+        raise ArgumentError(f"{name}={value!r}; expected a number from 0 to 1, the weight of the newest value, or None")
+
+
+@torch.fx.wrap  # a leaf to symbolic tracing: it looks at shapes
+def check_channels(input: Tensor, num_channels: int) -> None:
+    """Raise unless ``input`` is a floating point tensor ``[N, num_channels, *]``."""
+    functional.check_input(input)
+    if input.shape[1] != num_channels:
+        raise ShapeError(
+            f"input has shape {tuple(input.shape)}, {input.shape[1]} channels; expected (N, C, *) with "
+            f"C={num_channels}: channels come second"
+        )
+
+
+def check_several(elements: int, shape: torch.Size) -> None:
+    """Raise when only one element shares a mean and a variance, so that the output would be the bias."""
+    if elements == 1:
+        raise SingleElementError(
+            f"input {tuple(shape)} has 1 element for each mean and variance, so the output is the bias whatever the "
+            f"input; expected at least 2: use a larger batch, larger feature maps, or a norm over several channels"
+        )

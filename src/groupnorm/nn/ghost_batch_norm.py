@@ -1,0 +1,70 @@
+"""Ghost Batch Normalization (Hoffer, Hubara & Soudry 2017)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from groupnorm.nn.base import BatchTypeNorm, check_count, check_several
+from groupnorm.ops.moments import map_moments, per_map, pool
+from groupnorm.sets import batch_set
+
+_CHUNK = batch_set()
+
+
+class GhostBatchNorm(BatchTypeNorm):
+    r"""Batch norm over chunks of the batch: the regularising noise of a small batch in a large one.
+
+    .. math:: y = \frac{x - \mu_{b,c}}{\sqrt{\sigma^2_{b,c} + \epsilon}} \gamma_c + \beta_c
+
+    with mean and biased variance of the chunk ``b`` of ``ghost_size`` neighbouring samples. The last chunk holds what
+    is left. The running statistics are updated chunk by chunk, in order, with the unbiased variance as batch norm's;
+    evaluation is that of batch norm.
+
+    Args:
+        num_features: number of channels ``C`` of the input.
+        ghost_size: samples of a chunk. Default: 16 (Summers & Dinneen 2020; the source uses 128 of 4096).
+        eps: added to the variance, inside the square root. Default: 1e-5.
+        momentum: weight of a chunk in the running statistics; None averages. Default: 0.1.
+        affine: learn a scale and a shift per channel. Default: True.
+        **options: ``device`` and ``dtype``.
+
+    Shape:
+        ``(N, C, *)`` in and out.
+
+    Raises:
+        ArgumentError: a size below 1, or an ``eps`` or ``momentum`` that cannot be.
+        ShapeError: the input has fewer than two axes or not ``num_features`` channels.
+        DtypeError: the input is not floating point.
+        SingleElementError: in training, a chunk has one element per channel.
+
+    Source: Hoffer et al. 2017 (arXiv:1705.08741), algorithm 1.
+    """
+
+    def __init__(
+        self,
+        num_features: int,
+        ghost_size: int = 16,
+        eps: float = 1e-5,
+        momentum: float | None = 0.1,
+        affine: bool = True,
+        **options: Any,
+    ) -> None:
+        check_count("ghost_size", ghost_size)
+        super().__init__(num_features, eps, momentum, affine, **options)
+        self.ghost_size = ghost_size
+
+    def normalize_batch(self, x: Tensor) -> Tensor:
+        return torch.cat([self._normalize_chunk(chunk) for chunk in x.split(self.ghost_size)])
+
+    def _normalize_chunk(self, x: Tensor) -> Tensor:
+        elements = _CHUNK.size(x.shape)
+        check_several(elements, x.shape)
+        mean, variance = pool(*map_moments(x), _CHUNK)
+        self.update_running(mean[0], variance[0] * elements / (elements - 1))
+        return (x - per_map(mean, x)) * per_map((variance + self.eps).rsqrt(), x)
+
+    def extra_repr(self) -> str:
+        return f"{super().extra_repr()}, ghost_size={self.ghost_size}"

@@ -1,0 +1,113 @@
+"""Weight Standardization (Qiao, Wang, Liu, Shen & Yuille 2019)."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import parametrize
+
+from groupnorm.errors import ArgumentError
+from groupnorm.functional import check_eps
+from groupnorm.nn.base import upcast
+
+__all__ = ["WeightStandardization", "standardize_weight_", "unstandardize_weight_"]
+
+
+class WeightStandardization(nn.Module):
+    r"""A parametrization: each output filter of a weight has mean 0 and variance 1.
+
+    .. math:: \hat W_o = \frac{W_o - \mathrm{E}[W_o]}{\sqrt{\mathrm{Var}[W_o] + \epsilon}}
+
+    with mean and biased variance over the ``I = C_in / groups * kh * kw`` weights of an output channel. Gradients flow
+    through mean and variance. There is no gain: the norm that follows has one.
+
+    The published codes disagree (see the card): this is the biased variance with ``eps`` inside the root, as timm's.
+
+    Args:
+        eps: added to the variance, inside the square root. Default: 1e-5.
+        out_axis: axis of the output channels: 0, and 1 in a transposed convolution without groups. Default: 0.
+
+    Shape:
+        a weight of at least two axes, in and out.
+
+    Source: Qiao et al. 2019 (arXiv:1903.10520), eqs. 4-6.
+    """
+
+    def __init__(self, eps: float = 1e-5, out_axis: int = 0) -> None:
+        super().__init__()
+        check_eps(eps)
+        self.eps, self.out_axis = eps, out_axis
+
+    def forward(self, weight: Tensor) -> Tensor:
+        axes = tuple(axis for axis in range(weight.dim()) if axis != self.out_axis)
+        variance, mean = torch.var_mean(upcast(weight), dim=axes, correction=0, keepdim=True)
+        return ((upcast(weight) - mean) * (variance + self.eps).rsqrt()).to(weight.dtype)
+
+    def extra_repr(self) -> str:
+        return f"eps={self.eps}" + (f", out_axis={self.out_axis}" if self.out_axis else "")
+
+
+def standardize_weight_(module: nn.Module, eps: float = 1e-5) -> nn.Module:
+    """Standardise the weight of a convolution or linear layer from now on, in place.
+
+    The parameter stays the same object, under ``parametrizations.weight.original``, so optimisers keep it.
+
+    Args:
+        module: any ``nn.Conv*d``, ``nn.ConvTranspose*d`` or ``nn.Linear``.
+        eps: added to the variance. Default: 1e-5.
+
+    Returns:
+        ``module``.
+
+    Raises:
+        ArgumentError: ``module`` has no weight of at least two axes, is standardised already, or is a transposed
+            convolution with groups, whose weight has no axis of output channels.
+    """
+    weight = getattr(module, "weight", None)
+    if not isinstance(weight, Tensor) or weight.dim() < 2:
+        raise ArgumentError(
+            f"{type(module).__name__} has no weight of at least two axes; expected a convolution or linear layer"
+        )
+    if _standardization(module) is not None:
+        raise ArgumentError(
+            f"{module} is standardised already; expected a plain weight: use unstandardize_weight_() first"
+        )
+    transposed = bool(getattr(module, "transposed", False))
+    if transposed and module.groups != 1:
+        raise ArgumentError(f"{module} is transposed and has groups={module.groups}; expected groups=1")
+    parametrize.register_parametrization(module, "weight", WeightStandardization(eps, 1 if transposed else 0))
+    return module
+
+
+def unstandardize_weight_(module: nn.Module, *, fold: bool) -> nn.Module:
+    """Stop standardising the weight of a module, in place.
+
+    Args:
+        module: a module that :func:`standardize_weight_` changed.
+        fold: keep the standardised weight, so that the module computes the same as before, for inference or export;
+            False gives the weight as it was learned.
+
+    Returns:
+        ``module``.
+
+    Raises:
+        ArgumentError: the weight is not standardised, or has another parametrization beside this one.
+    """
+    if _standardization(module) is None:
+        raise ArgumentError(f"{module} is not standardised; expected a module from standardize_weight_()")
+    parametrizations = module.parametrizations
+    assert isinstance(parametrizations, nn.ModuleDict)
+    if len(list(parametrizations["weight"].children())) > 1:
+        raise ArgumentError(
+            f"the weight of {type(module).__name__} has further parametrizations; expected standardisation alone: "
+            f"remove the others first"
+        )
+    parametrize.remove_parametrizations(module, "weight", leave_parametrized=fold)
+    return module
+
+
+def _standardization(module: nn.Module) -> WeightStandardization | None:
+    if not parametrize.is_parametrized(module, "weight"):
+        return None
+    found = module.parametrizations.weight  # type: ignore[union-attr]
+    return next((p for p in found if isinstance(p, WeightStandardization)), None)  # type: ignore[union-attr]
