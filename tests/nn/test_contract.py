@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from groupnorm import norm_layer
-from groupnorm.nn import catalog, standardize_weight_, wire_
+from groupnorm.nn import catalog, set_total_steps, standardize_weight_, wire_
 from groupnorm.nn.wiring import NeedsConvolution
 from tolerances import rounding
 
@@ -30,6 +30,7 @@ def build(spec: str, channels: int = C, **options: object) -> nn.Module:
     if spec == "ws":
         return standardize_weight_(convolution)
     norm = norm_layer(spec)(channels, **options)
+    set_total_steps(norm, 30)  # so that the schedules move within a test
     if not isinstance(norm, NeedsConvolution):
         return norm
     model = nn.Sequential(convolution, norm)

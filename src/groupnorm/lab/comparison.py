@@ -14,6 +14,7 @@ from groupnorm.lab import models
 from groupnorm.lab.cell import Cell
 from groupnorm.lab.data import Dataset, load
 from groupnorm.lab.environment import cores
+from groupnorm.nn.catalog import replacements
 from groupnorm.nn.factory import check_spec
 
 
@@ -45,7 +46,7 @@ class Comparison(BaseModel):
     Attributes:
         dataset: name, folder or ``package.module:function``; see ``groupnorm ls datasets``.
         model: name or ``package.module:factory``; see ``groupnorm ls models``.
-        norms: specs; see ``groupnorm ls norms``.
+        norms: specs; see ``groupnorm ls norms``. "all" is every norm that replaces batch norm.
         batch_sizes: images per step of the optimiser.
         normalization_batches: images that share batch statistics, each at most and a divisor of every batch size;
             empty means the whole batch. Several only with a single batch size.
@@ -86,6 +87,11 @@ class Comparison(BaseModel):
     threads: PositiveInt = 1
     workers: PositiveInt | None = None
     tensorboard: bool = False
+
+    @field_validator("norms", mode="before")
+    @classmethod
+    def _all(cls, value: Any) -> Any:
+        return tuple(replacements()) if value in ("all", ("all",), ["all"]) else value
 
     _lists = field_validator("norms", "batch_sizes", "normalization_batches", mode="before")(_split)
 
@@ -237,7 +243,7 @@ def _problems_with_networks(comparison: Comparison, dataset: Dataset) -> list[st
     random_state = torch.get_rng_state()
     for norm in comparison.norms:
         try:
-            network = models.build(comparison.model, norm, images.shape[1], dataset.num_classes)
+            network = models.build(comparison.model, norm, images, dataset.num_classes)
             with torch.no_grad():
                 logits = network.eval()(images)
             expected = (len(images), dataset.num_classes)

@@ -107,8 +107,11 @@ def svg(shared: SharedSet, symbols: Names = FEATURES.symbols, title: str = "") -
 
 
 def catalog_rows(norms: Iterable[str]) -> list[tuple[Norm, Style]]:
-    """The rows of the catalog that these norms belong to, each once, with their look; unknown norms have none."""
-    families = dict.fromkeys(norm.partition(":")[0] for norm in norms)
+    """The rows of the catalog that these norms belong to, each once, with their look; unknown norms have none.
+
+    "ws+gn" belongs to two.
+    """
+    families = dict.fromkeys(part.partition(":")[0] for norm in norms for part in norm.split("+"))
     rows = [CATALOG[family] for family in families if family in CATALOG]
     looks = styles([row.spec for row in rows])
     return [(row, looks[row.spec]) for row in rows]

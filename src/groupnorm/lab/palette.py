@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import cycle
+from itertools import count
 
 
 @dataclass(frozen=True)
@@ -58,10 +58,29 @@ ON_DARK: dict[str, str] = {look[0]: look[1] for look in (_HERO, *_KNOWN.values()
 """For the colour of each norm on a light background, that on a dark one."""
 
 
+_NAMES = {
+    "ghost": "Ghost BN",
+    "syncbn": "SyncBN",
+    "evonorm-s0": "EvoNorm-S0",
+    "evonorm-b0": "EvoNorm-B0",
+    "bcn-micro": "BCN-micro",
+    "lrn-within": "LRN-within",
+    "none": "none",
+}
+
+
 def label(spec: str) -> str:
-    """A norm's name in a picture: "bn" is BN, "gn:c16" is GN:c16."""
-    family, colon, rest = spec.partition(":")
-    return (family.upper() if len(family) <= 3 else family) + colon + rest
+    """A norm's name in a picture: "bn" is BN, "gn:c16" is GN:c16, "ws+gn" is WS+GN."""
+    parts = [part.partition(":") for part in spec.split("+")]
+    return "+".join(_NAMES.get(family, family.upper()) + colon + rest for family, colon, rest in parts)
+
+
+def _others() -> Iterator[tuple[str, str, str, str, str]]:
+    """Looks without end: each round through the colours goes on to the next marker and dash, so none repeats soon."""
+    for shift in count():
+        shapes = _OTHERS[shift % len(_OTHERS) :] + _OTHERS[: shift % len(_OTHERS)]
+        for (color, dark, _, _, _), (_, _, marker, symbol, dash) in zip(_OTHERS, shapes, strict=True):
+            yield color, dark, marker, symbol, dash
 
 
 def find_baseline(norms: Sequence[str]) -> str | None:
@@ -77,7 +96,7 @@ def styles(norms: Sequence[str]) -> dict[str, Style]:
     """
     hero = find_baseline(norms)
     found: dict[str, Style] = {}
-    others = cycle(_OTHERS)
+    others = _others()
     for norm in norms:
         if norm in _KNOWN:
             found[norm] = Style(label(norm), *_KNOWN[norm], dash="solid", hero=norm == hero)

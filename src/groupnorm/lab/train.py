@@ -18,6 +18,7 @@ from groupnorm.lab.cell import Cell
 from groupnorm.lab.data import Dataset
 from groupnorm.lab.randomness import get_state, seed_all, set_state
 from groupnorm.lab.records import Record
+from groupnorm.nn import set_total_steps
 
 _EVALUATION_PIXELS = 500 * 32 * 32  # images evaluated at a time, so that large ones fit into memory too
 _FINITE_CHECK = 100  # steps between two looks at the loss; each look waits for the device
@@ -33,7 +34,8 @@ class Training:
     SGD with momentum and weight decay on all parameters; the learning rate is ``learning_rate * batch_size / 32``
     (Goyal et al. 2017, as Wu & He 2018 use it) and falls to zero along half a cosine. Each epoch visits the
     training images in a new order and drops the last incomplete batch. Runs with the same seed start from the
-    same weights and see the images in the same order, whatever the norm, so that they can be compared in pairs.
+    same weights and see the images in the same order, whatever the norm, so that they can be compared in pairs. Norms
+    with a schedule of their own are told how many steps the run has.
 
     Args:
         cell: what to train.
@@ -44,13 +46,15 @@ class Training:
         self.cell, self.dataset = cell, dataset
         self.device = torch.device(cell.device)
         seed_all(cell.seed)
-        channels = dataset.train_images.shape[1]
-        self.model = models.build(cell.model, cell.norm, channels, dataset.num_classes).to(self.device)
+        example = dataset.batch(dataset.train_images[:2])
+        self.model = models.build(cell.model, cell.norm, example, dataset.num_classes).to(self.device)
         self.optimizer = torch.optim.SGD(
             self.model.parameters(), lr=0.0, momentum=cell.momentum, weight_decay=cell.weight_decay, fused=True
         )
         self.epochs_done = 0
         self.steps_per_epoch = len(dataset.train_images) // cell.batch_size
+        passes = cell.batch_size // cell.statistics_batch
+        set_total_steps(self.model, self.steps_per_epoch * cell.epochs * passes)
 
     @property
     def finished(self) -> bool:

@@ -148,6 +148,12 @@ def check_count(name: str, value: int) -> None:
         raise ArgumentError(f"{name}={value}; expected at least 1")
 
 
+def check_flag(name: str, value: bool) -> None:
+    """Raise unless ``value`` is True or False; the name of an activation is neither."""
+    if not isinstance(value, bool):
+        raise ArgumentError(f"{name}={value!r}; expected True or False")
+
+
 def check_fraction(name: str, value: float | None) -> None:
     """Raise unless ``value`` is None or a number from 0 to 1."""
     if value is not None and not (isinstance(value, (int, float)) and 0 <= value <= 1):

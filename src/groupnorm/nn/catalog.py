@@ -8,8 +8,10 @@ from dataclasses import dataclass
 from torch import nn
 
 from groupnorm.errors import divisors
+from groupnorm.nn.cross_iteration_batch_norm import CrossIterationBatchNorm
 from groupnorm.nn.ghost_batch_norm import GhostBatchNorm
 from groupnorm.nn.group_norm import GroupNorm
+from groupnorm.nn.sync_batch_norm import SyncBatchNorm
 from groupnorm.sets import SharedSet, batch_set, ghost_set, group_set, instance_set, layer_set
 
 MAX_GROUPS = 32
@@ -88,6 +90,11 @@ def default_groups(num_channels: int) -> int:
     return max((d for d in divisors(num_channels) if d <= MAX_GROUPS), default=1)
 
 
+def replacements() -> list[str]:
+    """The specs that ``compare --norms all`` stands for: every norm that can replace a batch norm."""
+    return [row.spec for row in CATALOG.values() if row.in_all] + ["ws+bn", "ws+gn"]
+
+
 def catalog() -> list[Norm]:
     """The rows of the catalog: spec, class, title, paper, axes, advice.
 
@@ -148,6 +155,27 @@ CATALOG: dict[str, Norm] = {
             lambda c, n, **options: GhostBatchNorm(c, n, **options),
             number="examples",
             default=16,
+        ),
+        Norm(
+            "cbn",
+            CrossIterationBatchNorm,
+            "Cross-Iteration Batch Normalization",
+            "Yao et al. 2021, arXiv:2002.05712",
+            lambda n: (batch_set(),),
+            "Detection with few images per device and convolutions before the norms; needs groupnorm.wire_(model).",
+            lambda c, n, **options: CrossIterationBatchNorm(c, **options),
+            note=", of this and the 3 iterations before",
+        ),
+        Norm(
+            "syncbn",
+            SyncBatchNorm,
+            "Synchronised Batch Normalization",
+            "Peng et al. 2018 (MegDet), arXiv:1711.07240",
+            lambda n: (batch_set(),),
+            "Few images on each of many devices: batch norm over all of them. In one process it is bn.",
+            lambda c, n, **options: SyncBatchNorm(c, **options),
+            note=" of all processes",
+            in_all=False,
         ),
         Norm(
             "none",

@@ -34,7 +34,8 @@ def norm_layer(spec: str, *, activation: str | None = None) -> Callable[..., nn.
             its own activation (FRN, EvoNorm) keeps that instead. Default: None.
 
     Returns:
-        ``factory(num_channels, *, eps=..., device=None, dtype=None)`` that returns the module. It can be pickled.
+        ``factory(num_channels, *, eps=..., device=None, dtype=None, apply_act=True)`` that returns the module. It can
+        be pickled. ``apply_act=False`` leaves out the activation, that of a norm that contains one too.
 
     Raises:
         UnknownNameError: an unknown spec; lists the known ones and the nearest match.
@@ -91,7 +92,9 @@ class _NormWithoutActivation:
     function for such a layer; a network would then silently lose its activations. This refuses the question.
     """
 
-    def __call__(self, num_channels: int, *, spec: str, **kwargs: Any) -> nn.Module:
+    def __call__(self, num_channels: int, *, spec: str, apply_act: bool = True, **kwargs: Any) -> nn.Module:
+        if parse(spec).row.activates:
+            kwargs["activation"] = apply_act
         return _plain(num_channels, spec, **kwargs)
 
     @property

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from torch import nn
+from torch import Tensor, nn
 
 from groupnorm.errors import ArgumentError, UnknownNameError
 from groupnorm.lab.models import small_resnet, torchvision_models
 from groupnorm.lab.resolve import resolve
-from groupnorm.nn import norm_layer
+from groupnorm.nn import norm_layer, wire_
 
 __all__ = ["MODELS", "Model", "build", "find"]
 
@@ -70,6 +70,15 @@ def find(name: str) -> Builder:
     return build_own
 
 
-def build(name: str, norm: str, in_channels: int, num_classes: int) -> nn.Module:
-    """Build a network with a normalisation, its weights drawn from torch's current random state."""
-    return find(name)(norm_layer(norm), in_channels, num_classes)
+def build(name: str, norm: str, example: Tensor, num_classes: int) -> nn.Module:
+    """Build a network with a normalisation, its weights drawn from torch's current random state.
+
+    Args:
+        name: as :func:`find` takes it.
+        norm: spec of the normalisation; one that needs the convolution before it is connected with it.
+        example: a few images ``[N, C, H, W]`` of the data.
+        num_classes: number of logits.
+    """
+    model = find(name)(norm_layer(norm), example.shape[1], num_classes)
+    wire_(model, example)
+    return model

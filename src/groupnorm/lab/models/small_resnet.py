@@ -9,6 +9,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 NormLayer = Callable[..., nn.Module]
+"""``norm_layer(num_channels, apply_act=True)``, as :func:`groupnorm.norm_layer` returns it."""
+
+
+def relu_after(norm: nn.Module) -> nn.Module:
+    """The ReLU that follows a norm; nothing after one that contains its activation (FRN with TLU, EvoNorm)."""
+    return nn.Identity() if getattr(norm, "activation", None) else nn.ReLU(inplace=True)
 
 
 class BasicBlock(nn.Module):
@@ -18,18 +24,21 @@ class BasicBlock(nn.Module):
         super().__init__()
         self.conv1 = nn.Conv2d(channels, width, 3, stride, 1, bias=False)
         self.norm1 = norm_layer(width)
+        self.relu1 = relu_after(self.norm1)
         self.conv2 = nn.Conv2d(width, width, 3, 1, 1, bias=False)
-        self.norm2 = norm_layer(width)
+        self.norm2 = norm_layer(width, apply_act=False)
         self.shortcut: nn.Module
         if channels == width and stride == 1:
             self.shortcut = nn.Identity()
         elif project:
-            self.shortcut = nn.Sequential(nn.Conv2d(channels, width, 1, stride, bias=False), norm_layer(width))
+            self.shortcut = nn.Sequential(
+                nn.Conv2d(channels, width, 1, stride, bias=False), norm_layer(width, apply_act=False)
+            )
         else:
             self.shortcut = PadShortcut(width - channels, stride)
 
     def forward(self, x: Tensor) -> Tensor:
-        y = F.relu(self.norm1(self.conv1(x)), inplace=True)
+        y = self.relu1(self.norm1(self.conv1(x)))
         y = self.norm2(self.conv2(y))
         return F.relu(y + self.shortcut(x), inplace=True)
 
@@ -73,6 +82,7 @@ class SmallResNet(nn.Module):
         super().__init__()
         self.conv = nn.Conv2d(in_channels, widths[0], 3, 1, 1, bias=False)
         self.norm = norm_layer(widths[0])
+        self.relu = relu_after(self.norm)
         stages: list[nn.Module] = []
         channels = widths[0]
         for stage, width in enumerate(widths):
@@ -93,7 +103,7 @@ class SmallResNet(nn.Module):
                 nn.init.zeros_(weight)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = F.relu(self.norm(self.conv(x)), inplace=True)
+        x = self.relu(self.norm(self.conv(x)))
         x = self.blocks(x)
         logits: Tensor = self.fc(torch.flatten(F.adaptive_avg_pool2d(x, 1), 1))
         return logits

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from torch import Tensor, nn
 
-NormLayer = Callable[..., nn.Module]
+from groupnorm.lab.models.small_resnet import NormLayer, relu_after
 
 
 class RepeatChannels(nn.Module):
@@ -17,16 +17,26 @@ class RepeatChannels(nn.Module):
 
 
 def resnet(name: str) -> Callable[[NormLayer, int, int], nn.Module]:
-    """A builder for torchvision's ResNet of this name (He et al. 2016), last norm of each block starting at 0."""
+    """A builder for torchvision's ResNet of this name (He et al. 2016), last norm of each block starting at 0.
+
+    Where an addition follows, a norm that contains its activation comes without; elsewhere torchvision's ReLU follows
+    that activation.
+    """
 
     def build(norm_layer: NormLayer, in_channels: int, num_classes: int) -> nn.Module:
         import torchvision.models
+        from torchvision.models.resnet import BasicBlock, Bottleneck
 
         model: nn.Module = getattr(torchvision.models, name)(norm_layer=norm_layer, num_classes=num_classes)
         for block in model.modules():
-            last = getattr(block, "bn3", getattr(block, "bn2", None))
-            if block is not model and last is not None and isinstance(getattr(last, "weight", None), Tensor):
-                nn.init.zeros_(last.weight)
+            if isinstance(block, BasicBlock | Bottleneck):
+                last = "bn3" if isinstance(block, Bottleneck) else "bn2"
+                channels = getattr(block, last.replace("bn", "conv")).out_channels
+                setattr(block, last, norm := norm_layer(channels, apply_act=False))
+                if isinstance(weight := getattr(norm, "weight", None), Tensor):
+                    nn.init.zeros_(weight)
+                if block.downsample is not None:
+                    block.downsample[1] = norm_layer(channels, apply_act=False)
         return _for_channels(model, in_channels)
 
     return build
@@ -42,7 +52,8 @@ def vgg16(norm_layer: NormLayer, in_channels: int, num_classes: int) -> nn.Modul
         if width == "M":
             layers.append(nn.MaxPool2d(2, 2))
             continue
-        layers += [nn.Conv2d(channels, width, 3, padding=1), norm_layer(width), nn.ReLU(inplace=True)]
+        norm = norm_layer(width)
+        layers += [nn.Conv2d(channels, width, 3, padding=1), norm, relu_after(norm)]
         channels = width
     return _for_channels(VGG(nn.Sequential(*layers), num_classes=num_classes), in_channels)
 
