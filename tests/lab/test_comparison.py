@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from groupnorm.lab.comparison import Comparison, ConfigurationError, plan
+from groupnorm.nn import replacements
 
 QUICK = {"limit_train": 64, "limit_val": 20}
 
@@ -17,6 +18,14 @@ def problems(**options):
         plan(**{**QUICK, **options})
     assert pickle.loads(pickle.dumps(caught.value)).problems == caught.value.problems
     return caught.value.problems
+
+
+@pytest.mark.parametrize("norms", ["all", ["all"]])
+def test_all_is_every_norm_that_replaces_batch_norm(norms):
+    chosen = Comparison(norms=norms).norms
+    assert chosen == tuple(replacements())
+    assert {"bn", "gn", "brn", "bcn", "cbn", "ws+gn", "ws+bn"} <= set(chosen)
+    assert not {"none", "lrn", "ws", "syncbn"} & set(chosen)
 
 
 def test_all_problems_are_reported_at_once():

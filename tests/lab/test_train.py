@@ -12,11 +12,18 @@ from groupnorm.errors import SingleElementError
 from groupnorm.lab.cell import Cell
 from groupnorm.lab.data import load
 from groupnorm.lab.train import DivergedError, Training
+from groupnorm.nn import replacements
 
 
 @pytest.fixture(scope="module")
 def digits():
     return load("digits", limit_train=96, limit_val=40)
+
+
+@pytest.fixture(scope="module")
+def larger_digits():
+    """The network's last map is 2x2 on these, so that no norm has a single element."""
+    return load("digits", limit_train=96, limit_val=40, image_size=16)
 
 
 def cell(digits, **changes):
@@ -53,6 +60,27 @@ def test_a_resumed_run_is_the_unbroken_one_bit_for_bit(digits):
     assert torch.equal(weights(whole), weights(resumed))
     assert whole.finished
     assert resumed.finished
+
+
+@pytest.mark.parametrize("norm", replacements())
+def test_every_norm_goes_on_from_a_checkpoint_bit_for_bit(larger_digits, norm, tmp_path):
+    """Running statistics, windows and the place in a schedule are part of the checkpoint."""
+    whole = Training(cell(larger_digits, norm=norm, image_size=16), larger_digits)
+    whole.epoch()
+    torch.save(whole.state_dict(), tmp_path / "checkpoint.pt")
+    resumed = Training(cell(larger_digits, norm=norm, image_size=16), larger_digits)
+    resumed.load_state_dict(torch.load(tmp_path / "checkpoint.pt", weights_only=True))
+    assert untimed(resumed.epoch()) == untimed(whole.epoch())
+    assert torch.equal(weights(whole), weights(resumed))
+
+
+@pytest.mark.parametrize(("batch", "part", "passes"), [(16, None, 2 * 6), (16, 4, 2 * 6 * 4), (32, None, 2 * 3)])
+def test_norms_with_a_schedule_are_told_the_forward_passes_of_the_run(digits, monkeypatch, batch, part, passes):
+    told = []
+    monkeypatch.setattr("groupnorm.lab.train.set_total_steps", lambda model, steps: told.append(steps))
+    training = Training(cell(digits, batch_size=batch, normalization_batch=part), digits)
+    assert told == [passes]
+    assert passes == training.steps_per_epoch * 2 * batch // (part or batch)
 
 
 def test_draws_of_python_and_numpy_are_seeded_and_resumed(digits):
