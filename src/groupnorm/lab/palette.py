@@ -6,6 +6,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import count
 
+from groupnorm.nn.catalog import CATALOG
+
 
 @dataclass(frozen=True)
 class Style:
@@ -72,7 +74,11 @@ _NAMES = {
 def label(spec: str) -> str:
     """A norm's name in a picture: "bn" is BN, "gn:c16" is GN:c16, "ws+gn" is WS+GN."""
     parts = [part.partition(":") for part in spec.split("+")]
-    return "+".join(_NAMES.get(family, family.upper()) + colon + rest for family, colon, rest in parts)
+    return "+".join(_name(family) + colon + rest for family, colon, rest in parts)
+
+
+def _name(family: str) -> str:
+    return _NAMES.get(family, family.upper() if family in CATALOG else family)
 
 
 def _others() -> Iterator[tuple[str, str, str, str, str]]:

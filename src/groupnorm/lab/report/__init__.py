@@ -9,13 +9,17 @@ from pathlib import Path
 
 import jinja2
 import plotly.offline
+from matplotlib.figure import Figure
 
-from groupnorm.lab import drawing, figures, statistics
+from groupnorm.lab import drawing, figures, standings, statistics
 from groupnorm.lab.palette import find_baseline, label, styles
 from groupnorm.lab.records import RunFolder
 from groupnorm.lab.report import charts, findings, notes, view
 from groupnorm.lab.result import Result
 from groupnorm.lab.series import X_NAMES
+
+_MANY = 6
+"""From so many norms on the page also ranks them in one picture."""
 
 
 def write_report(result: Result, run: RunFolder) -> Path:
@@ -28,6 +32,7 @@ def write_report(result: Result, run: RunFolder) -> Path:
     norms = list(dict.fromkeys(cell.norm for cell in result.cells))
     pictures = {
         "error_over_batch_size": figures.error_over_batch_size(result),
+        "standings": standings.standings(result),
         "learning_curves": figures.learning_curves(result),
         "throughput": figures.throughput(result),
         "shared_sets": figures.shared_sets(norms),
@@ -79,6 +84,7 @@ def render(result: Result) -> str:
         comparisons=view.comparisons(result, looks),
         runs=view.runs(result, looks),
         cards=view.cards(looks),
+        standings=_embedded(standings.standings(result)) if len(looks) > _MANY else "",
         notes=notes.notes(result),
         configuration=view.flatten(result.request.get("config") or {}),
         environments=view.environments(result.environments),
@@ -91,6 +97,10 @@ def render(result: Result) -> str:
 
 def _static(name: str) -> str:
     return (resources.files(__name__) / "static" / name).read_text(encoding="utf-8")
+
+
+def _embedded(picture: Figure) -> str:
+    return "data:image/svg+xml;base64," + base64.b64encode(drawing.encode(picture, "svg")).decode()
 
 
 def _hash(script: str) -> str:
