@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -58,6 +58,13 @@ def run(norm: Norm, case: Case) -> Outcome:
     y = norm(*leaves)
     y.backward(case.upstream)
     return Outcome(y.detach(), *(None if t is None else t.grad for t in leaves))
+
+
+def with_gradients(function: Callable[..., Tensor], inputs: Sequence[Tensor], upstream: Tensor) -> list[Tensor]:
+    """The output of ``function(*inputs)``, and the gradients of ``(output * upstream).sum()`` by each input."""
+    leaves = [t.detach().requires_grad_() for t in inputs]
+    y = function(*leaves)
+    return [y.detach(), *torch.autograd.grad(y, leaves, upstream)]
 
 
 def definition(shared: SharedSet, *, eps: float = 1e-5, activation: str | None = None) -> Norm:

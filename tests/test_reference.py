@@ -3,6 +3,7 @@
 import math
 from collections import defaultdict
 from collections.abc import Callable
+from itertools import product
 
 import pytest
 import torch
@@ -13,8 +14,8 @@ from torch import Tensor
 from torch.autograd import gradcheck, gradgradcheck
 
 from agreement import assert_agrees, definition, make_case, run
-from groupnorm.ops.reference import normalize, statistics
-from groupnorm.sets import ALL, EACH, Blocks, SharedSet, batch_set, group_set, instance_set, layer_set
+from groupnorm.ops.reference import average, normalize, statistics
+from groupnorm.sets import ALL, EACH, Blocks, SharedSet, Window, batch_set, group_set, instance_set, layer_set
 from tolerances import summing
 
 SETS = {
@@ -125,3 +126,16 @@ def test_the_reference_has_derivatives_of_first_and_second_order(shared: SharedS
     inputs = [t.requires_grad_() for t in (case.x, case.weight, case.bias)]
     assert gradcheck(definition(shared), inputs)
     assert gradgradcheck(definition(shared), inputs)
+
+
+@pytest.mark.parametrize(
+    "shared",
+    [SharedSet(EACH, Window(n), EACH) for n in (1, 2, 3, 5, 8)] + [SharedSet(EACH, EACH, Window(n)) for n in (1, 3, 4)],
+    ids=str,
+)
+def test_the_average_over_a_window_counts_the_zeros_beyond_the_border(shared: SharedSet) -> None:
+    x = make_case((2, 5, 4, 3)).x
+    expected = torch.zeros_like(x)
+    for i in product(*map(range, x.shape)):
+        expected[i] = x[shared.members(x.shape, i)].sum() / shared.size(x.shape)
+    torch.testing.assert_close(average(x, shared), expected, rtol=0, atol=summing(shared.size(x.shape), x.dtype) * 10)

@@ -12,7 +12,20 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from groupnorm.errors import ArgumentError, DivisibilityError, ShapeError
-from groupnorm.sets import ALL, EACH, Blocks, SharedSet, batch_set, group_set, instance_set, layer_set
+from groupnorm.sets import (
+    ALL,
+    EACH,
+    Blocks,
+    SharedSet,
+    Window,
+    batch_set,
+    general_set,
+    ghost_set,
+    group_set,
+    instance_set,
+    layer_set,
+    merged_set,
+)
 
 Index = tuple[int, ...]
 lengths = st.integers(1, 4)
@@ -137,6 +150,93 @@ def test_a_shape_without_channels_is_refused(shape: Index) -> None:
 def test_an_axis_that_does_not_divide_is_refused(shared: SharedSet) -> None:
     with pytest.raises(DivisibilityError):
         shared.labels((4, 6, 3))
+
+
+@pytest.mark.parametrize("parts", [1, 4, 9, 18, 36])
+def test_the_merged_axis_is_cut_across_channels(parts: int) -> None:
+    """Zhou et al. 2020: channels and positions are one axis of 6 * 6 elements, channels outermost."""
+    size = 36 // parts
+    expected = together_by((2, 6, 2, 3), lambda i, k: flat(k) // size == flat(i) // size)
+    assert torch.equal(together(merged_set(parts).labels((2, 6, 2, 3))), expected)
+
+
+def flat(i: Index) -> int:
+    """The place of an element of (2, 6, 2, 3) on the merged axis."""
+    return (i[1] * 2 + i[2]) * 3 + i[3]
+
+
+def test_blocks_of_samples_and_groups_of_channels_have_names() -> None:
+    assert ghost_set(4) == SharedSet(Blocks(size=4), EACH)
+    assert general_set(2, 8) == SharedSet(Blocks(size=2), Blocks(count=8))
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 4, 5, 9])
+def test_a_window_reaches_half_its_size_to_both_sides(size: int) -> None:
+    """An even one reaches one further to the left, as torch.nn.LocalResponseNorm does."""
+    before, after = size // 2, (size - 1) // 2
+    shape = (2, 5, 4, 3)
+    channels, positions = SharedSet(EACH, Window(size), EACH), SharedSet(EACH, EACH, Window(size))
+    for i in product(*map(range, shape)):
+        near = [range(x - before, x + after + 1) for x in i]
+        rule = torch.tensor([k[0] == i[0] and k[1] in near[1] and k[2:] == i[2:] for k in product(*map(range, shape))])
+        assert torch.equal(channels.members(shape, i), rule.view(shape))
+        rule = torch.tensor(
+            [k[:2] == i[:2] and k[2] in near[2] and k[3] in near[3] for k in product(*map(range, shape))]
+        )
+        assert torch.equal(positions.members(shape, i), rule.view(shape))
+    assert (channels.size(shape), positions.size(shape)) == (size, size**2)
+
+
+@pytest.mark.parametrize("shared", [batch_set(), layer_set(), instance_set(), group_set(2), merged_set(4)])
+def test_the_members_of_a_block_are_those_with_its_label(shared: SharedSet) -> None:
+    shape = (2, 4, 2)
+    for i in product(*map(range, shape)):
+        assert torch.equal(shared.members(shape, i), shared.labels(shape) == shared.labels(shape)[i])
+
+
+@pytest.mark.parametrize(
+    ("shared", "words"),
+    [
+        (batch_set(), "each channel, over all samples and all positions"),
+        (layer_set(), "each sample, over all channels and all positions"),
+        (instance_set(), "each sample and channel, over all positions"),
+        (group_set(8), "each sample and group of channels, over all positions"),
+        (ghost_set(16), "each block of 16 samples and channel, over all positions"),
+        (general_set(2, 8), "each block of 2 samples and group of channels, over all positions"),
+        (merged_set(8), "each group of the merged channels and positions, over all samples"),
+        (SharedSet(EACH, Window(5), EACH), "each sample and position, over 5 neighbouring channels"),
+        (SharedSet(EACH, EACH, Window(3)), "each sample and channel, over 3 neighbouring positions a side"),
+        (SharedSet(ALL, ALL), "over all samples and all channels and all positions"),
+    ],
+)
+def test_a_set_in_words(shared: SharedSet, words: str) -> None:
+    assert shared.words() == words
+
+
+def test_the_axes_of_a_weight_have_other_words() -> None:
+    words = layer_set().words("filter", "input channel", "position")
+    assert words == "each filter, over all input channels and all positions"
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"samples": ALL, "channels": Window(3), "positions": EACH}, "expected EACH on the axes without a window"),
+        ({"samples": EACH, "channels": Window(3)}, "expected EACH on the axes without a window"),
+        ({"samples": EACH, "channels": Blocks(count=2), "positions": Window(3)}, "expected EACH"),
+        ({"samples": ALL, "channels": Blocks(count=2), "positions": EACH, "merged": True}, "expected positions=ALL"),
+    ],
+)
+def test_cuts_that_do_not_go_together_are_refused(options: dict[str, Blocks], message: str) -> None:
+    with pytest.raises(ArgumentError, match=message):
+        SharedSet(**options)
+
+
+def test_windows_have_no_labels_and_no_blocks() -> None:
+    with pytest.raises(ArgumentError, match=r"which do not overlap: use members\(\)"):
+        SharedSet(EACH, Window(3), EACH).labels((2, 4, 3))
+    with pytest.raises(ArgumentError, match=r"Window\(size=0\): expected at least 1"):
+        Window(0)
 
 
 def test_a_shared_set_is_a_value() -> None:

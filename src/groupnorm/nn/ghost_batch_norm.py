@@ -7,11 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from groupnorm.nn.base import BatchTypeNorm, check_count, check_several
-from groupnorm.ops.moments import map_moments, per_map, pool
-from groupnorm.sets import batch_set
-
-_CHUNK = batch_set()
+from groupnorm.nn.base import BatchTypeNorm, check_count
 
 
 class GhostBatchNorm(BatchTypeNorm):
@@ -57,14 +53,8 @@ class GhostBatchNorm(BatchTypeNorm):
         self.ghost_size = ghost_size
 
     def normalize_batch(self, x: Tensor) -> Tensor:
-        return torch.cat([self._normalize_chunk(chunk) for chunk in x.split(self.ghost_size)])
-
-    def _normalize_chunk(self, x: Tensor) -> Tensor:
-        elements = _CHUNK.size(x.shape)
-        check_several(elements, x.shape)
-        mean, variance = pool(*map_moments(x), _CHUNK)
-        self.update_running(mean[0], variance[0] * elements / (elements - 1))
-        return (x - per_map(mean, x)) * per_map((variance + self.eps).rsqrt(), x)
+        batch_norm = super().normalize_batch
+        return torch.cat([batch_norm(chunk) for chunk in x.split(self.ghost_size)])
 
     def extra_repr(self) -> str:
         return f"{super().extra_repr()}, ghost_size={self.ghost_size}"
