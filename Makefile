@@ -1,11 +1,14 @@
 # Each target does all its own set-up in .venv and needs nothing before it but Python.
-.PHONY: compare test lint clean
+.PHONY: compare test lint docs clean
 
 VENV := .venv
 BIN := $(VENV)/bin
 
 compare: $(VENV)/lab.stamp  ## the main job on real data inside a wheel: under five minutes on two cores
 	$(BIN)/groupnorm compare
+
+docs: $(VENV)/docs.stamp  ## the documentation, to be opened from the disk: site/index.html
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
 
 test: lint browser  ## the whole test suite
 	$(BIN)/python -m pytest -n 2 --dist loadfile
@@ -23,9 +26,13 @@ $(VENV)/lab.stamp: pyproject.toml
 	tools/environment $(VENV) lab
 	touch $@
 
-$(VENV)/dev.stamp: pyproject.toml
-	tools/environment $(VENV) dev
+$(VENV)/docs.stamp: pyproject.toml
+	tools/environment $(VENV) docs
 	touch $@ $(VENV)/lab.stamp
 
+$(VENV)/dev.stamp: pyproject.toml
+	tools/environment $(VENV) dev
+	touch $@ $(VENV)/docs.stamp $(VENV)/lab.stamp
+
 clean:
-	rm -rf $(VENV) dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) dist site .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -4,8 +4,19 @@ The core imports torch alone. The experiments live in :mod:`groupnorm.lab` (``pi
 """
 
 from groupnorm import errors, functional, nn
-from groupnorm.nn import GroupNorm, norm_layer
+from groupnorm.nn import GroupNorm, norm_layer, set_total_steps, wire_
+from groupnorm.nn.catalog import catalog
 
 __version__ = "0.1.0"
 
-__all__ = ["GroupNorm", "__version__", "errors", "functional", "nn", "norm_layer"]
+__all__ = [
+    "GroupNorm",
+    "__version__",
+    "catalog",
+    "errors",
+    "functional",
+    "nn",
+    "norm_layer",
+    "set_total_steps",
+    "wire_",
+]

@@ -1,25 +1,15 @@
 """The report in a real browser, and its sentences against the records."""
 
 import re
-import shutil
 
 import pandas as pd
 import pytest
 
+from chromium import chromium
 from groupnorm.lab.records import RunFolder
 from groupnorm.lab.report import render, write_report
 from lab.synthetic import make_cell, make_run
 
-FLAGS = [
-    "--headless=new",
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-    "--no-first-run",
-    "--disable-quic",
-]
 EVIL = "<script>window.harmed=1</script><img src=x onerror=window.harmed=1>"
 BREAKOUT = f"</script></title></style>{EVIL}"
 
@@ -28,15 +18,8 @@ pytestmark = pytest.mark.xdist_group("browser")
 
 @pytest.fixture(scope="module")
 def browser():
-    chromium = shutil.which("chromium")
-    if chromium is None:
-        pytest.skip("no chromium on the PATH; the report is tested in a real browser")
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as playwright:
-        found = playwright.chromium.launch(executable_path=chromium, args=FLAGS)
+    with chromium() as found:
         yield found
-        found.close()
 
 
 def open_file(browser, path, **options):

@@ -9,9 +9,13 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from groupnorm import functional
 from groupnorm.errors import ArgumentError, ShapeError, SingleElementError
+from groupnorm.ops.moments import map_moments, per_map, pool
 from groupnorm.ops.reference import affine, per_channel
+from groupnorm.sets import batch_set
 
 __all__ = ["BatchTypeNorm", "SampleNorm", "check_channels", "check_several", "upcast"]
+
+_BATCH = batch_set()
 
 
 class SampleNorm(nn.Module):
@@ -74,7 +78,7 @@ class SampleNorm(nn.Module):
 class BatchTypeNorm(_BatchNorm):
     """Base of the norms with running statistics per channel, for inputs ``(N, C, *)`` of any rank.
 
-    A subclass implements :meth:`normalize_batch` for training; evaluation uses the running statistics as batch norm
+    A subclass says in :meth:`normalize_batch` what training does; evaluation uses the running statistics as batch norm
     does, unless it says otherwise in :meth:`normalize_running`. Both see at least float32 and leave the affine map to
     this class. An empty batch passes through and leaves the running statistics alone.
 
@@ -107,8 +111,15 @@ class BatchTypeNorm(_BatchNorm):
         super().__init__(num_features, eps, momentum, affine, device=device, dtype=dtype)
 
     def normalize_batch(self, x: Tensor) -> Tensor:
-        """The normalised ``x[N, C, *]`` in training, before the affine map; updates the running statistics."""
-        raise NotImplementedError
+        """The normalised ``x[N, C, *]`` in training, before the affine map; updates the running statistics.
+
+        Here it is batch norm, which several norms are one step of.
+        """
+        elements = _BATCH.size(x.shape)
+        check_several(elements, x.shape)
+        mean, variance = pool(*map_moments(x), _BATCH)
+        self.update_running(mean[0], variance[0] * elements / (elements - 1))
+        return (x - per_map(mean, x)) * per_map((variance + self.eps).rsqrt(), x)
 
     def normalize_running(self, x: Tensor) -> Tensor:
         """The normalised ``x[N, C, *]`` in evaluation, before the affine map."""
@@ -128,9 +139,13 @@ class BatchTypeNorm(_BatchNorm):
     def update_running(self, mean: Tensor, variance: Tensor) -> None:
         """Move the running statistics towards those of a batch, ``[C]`` each, and count the batch."""
         self.num_batches_tracked.add_(1)
-        newest = 1.0 / self.num_batches_tracked.double() if self.momentum is None else self.momentum
+        newest = self.newest()
         for running, value in ((self.running_mean, mean), (self.running_var, variance)):
             running.add_((value.to(running.dtype) - running) * newest)
+
+    def newest(self) -> float | Tensor:
+        """Weight in the running statistics of the batch that was counted last."""
+        return 1.0 / self.num_batches_tracked.double() if self.momentum is None else self.momentum
 
     def extra_repr(self) -> str:
         return f"{self.num_features}, eps={self.eps}, momentum={self.momentum}, affine={self.affine}"

@@ -6,11 +6,17 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from groupnorm.errors import ArgumentError
+from groupnorm.errors import ArgumentError, SingleElementError
 from groupnorm.functional import check_eps
 from groupnorm.nn.base import upcast
 
-__all__ = ["WeightStandardization", "standardize_weight_", "unstandardize_weight_"]
+__all__ = [
+    "WeightStandardization",
+    "check_standardizable",
+    "is_standardized",
+    "standardize_weight_",
+    "unstandardize_weight_",
+]
 
 
 class WeightStandardization(nn.Module):
@@ -21,7 +27,8 @@ class WeightStandardization(nn.Module):
     with mean and biased variance over the ``I = C_in / groups * kh * kw`` weights of an output channel. Gradients flow
     through mean and variance. There is no gain: the norm that follows has one.
 
-    The published codes disagree (see the card): this is the biased variance with ``eps`` inside the root, as timm's.
+    The published codes disagree (see the card): this is the biased variance with ``eps`` inside the root, as timm's,
+    whose ``eps`` is 1e-6.
 
     Args:
         eps: added to the variance, inside the square root. Default: 1e-5.
@@ -60,23 +67,38 @@ def standardize_weight_(module: nn.Module, eps: float = 1e-5) -> nn.Module:
         ``module``.
 
     Raises:
-        ArgumentError: ``module`` has no weight of at least two axes, is standardised already, or is a transposed
-            convolution with groups, whose weight has no axis of output channels.
+        ArgumentError: ``eps`` cannot be, or ``module`` has no weight of at least two axes, is standardised already, or
+            is a transposed convolution with groups, whose weight has no axis of output channels.
+        SingleElementError: each output channel has one weight, which standardised is 0.
     """
+    check_standardizable(module)
+    if is_standardized(module):
+        raise ArgumentError(
+            f"{module} is standardised already; expected a plain weight: use unstandardize_weight_() first"
+        )
+    parametrize.register_parametrization(module, "weight", WeightStandardization(eps, _out_axis(module)))
+    return module
+
+
+def check_standardizable(module: nn.Module) -> None:
+    """Raise what :func:`standardize_weight_` raises of a weight that has no filters to standardise."""
     weight = getattr(module, "weight", None)
     if not isinstance(weight, Tensor) or weight.dim() < 2:
         raise ArgumentError(
             f"{type(module).__name__} has no weight of at least two axes; expected a convolution or linear layer"
         )
-    if _standardization(module) is not None:
-        raise ArgumentError(
-            f"{module} is standardised already; expected a plain weight: use unstandardize_weight_() first"
-        )
-    transposed = bool(getattr(module, "transposed", False))
-    if transposed and module.groups != 1:
+    if _out_axis(module) and module.groups != 1:
         raise ArgumentError(f"{module} is transposed and has groups={module.groups}; expected groups=1")
-    parametrize.register_parametrization(module, "weight", WeightStandardization(eps, 1 if transposed else 0))
-    return module
+    if weight.numel() == weight.shape[_out_axis(module)]:
+        raise SingleElementError(
+            f"{module} has 1 weight for each output channel, which standardised is 0; expected at least 2: leave this "
+            f"layer as it is"
+        )
+
+
+def is_standardized(module: nn.Module) -> bool:
+    """Whether the weight of ``module`` is standardised."""
+    return _standardization(module) is not None
 
 
 def unstandardize_weight_(module: nn.Module, *, fold: bool) -> nn.Module:
@@ -93,7 +115,7 @@ def unstandardize_weight_(module: nn.Module, *, fold: bool) -> nn.Module:
     Raises:
         ArgumentError: the weight is not standardised, or has another parametrization beside this one.
     """
-    if _standardization(module) is None:
+    if not is_standardized(module):
         raise ArgumentError(f"{module} is not standardised; expected a module from standardize_weight_()")
     parametrizations = module.parametrizations
     assert isinstance(parametrizations, nn.ModuleDict)
@@ -104,6 +126,11 @@ def unstandardize_weight_(module: nn.Module, *, fold: bool) -> nn.Module:
         )
     parametrize.remove_parametrizations(module, "weight", leave_parametrized=fold)
     return module
+
+
+def _out_axis(module: nn.Module) -> int:
+    """The axis of a weight that counts the output channels."""
+    return 1 if getattr(module, "transposed", False) else 0
 
 
 def _standardization(module: nn.Module) -> WeightStandardization | None:

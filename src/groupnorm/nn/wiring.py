@@ -6,6 +6,7 @@ run without it, and :func:`wire_` connects them when the model is complete.
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from typing import Any, Protocol, runtime_checkable
 
 import torch
@@ -13,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 
 from groupnorm.errors import WiringError
-from groupnorm.nn.weight_standardization import standardize_weight_
+from groupnorm.nn.weight_standardization import check_standardizable, is_standardized, standardize_weight_
 
 __all__ = ["NeedsConvolution", "mark_standardized", "wire_"]
 
@@ -36,18 +37,22 @@ def wire_(model: nn.Module, *example: Any) -> list[tuple[str, str]]:
     """Connect each norm that needs it with the convolution or linear layer before it, in place.
 
     One forward pass in evaluation mode finds the pairs: a norm belongs to the layer whose output tensor it receives.
-    Nothing random is drawn, and modes and running statistics stay as they are. Norms that need nothing are left alone,
-    so this can be called on any model, and twice.
+    Modes and running statistics stay as they are, and nothing random is drawn unless the model draws in evaluation.
+    Norms that need nothing are left alone, so this can be called on any model, and twice. A model that cannot be wired
+    is left as it was.
 
     Args:
         model: the finished network.
         *example: arguments of its forward, such as two images.
 
     Returns:
-        ``(path of the layer, path of the norm)`` of each new pair.
+        ``(path of the layer, path of the norm)`` of each pair, in the order of the forward pass.
 
     Raises:
-        WiringError: a norm in need receives something else than the output of a convolution or linear layer.
+        WiringError: a norm in need is not reached, receives something else than the output of a convolution or linear
+            layer, or, where it needs the only one, the outputs of several.
+        ArgumentError: the weight of the layer before a norm cannot be standardised.
+        SingleElementError: it has one weight for each output channel.
 
     Example::
 
@@ -56,51 +61,51 @@ def wire_(model: nn.Module, *example: Any) -> list[tuple[str, str]]:
     """
     standardized = [norm for norm in model.modules() if _marked(norm)]
     attached = [norm for norm in model.modules() if isinstance(norm, NeedsConvolution)]
-    needy = {id(norm) for norm in (*standardized, *attached)}
-    if not needy:
+    if not standardized and not attached:
         return []
-    names = {module: name for name, module in model.named_modules()}
     for norm in standardized:
         _unmark(norm)
-    before: dict[nn.Module, nn.Module | None] = {}
     try:
-        before = _layers_before(model, [m for m in model.modules() if id(m) in needy], example)
-        lone = [names[norm] for norm, layer in before.items() if layer is None]
-        if lone:
-            raise WiringError(
-                f"the norms {lone} do not receive the output of a convolution or linear layer; expected one right "
-                f"before each: use a norm there that needs none, such as 'gn'"
-            )
+        before = _layers_before(model, dict.fromkeys([*standardized, *attached]), example)
+        names = {module: name for name, module in model.named_modules()}
+        pairs = _pairs(before, attached, names)
+        layers = [layer for layer, norm in pairs if norm in standardized and not is_standardized(layer)]
+        for layer in layers:
+            check_standardizable(layer)
+        for layer, norm in pairs:
+            if isinstance(norm, NeedsConvolution):
+                norm.attach(layer)
     except BaseException:
         for norm in standardized:
             mark_standardized(norm)
         raise
-    for layer in {id(before[norm]): before[norm] for norm in standardized}.values():
-        assert layer is not None
+    for layer in dict.fromkeys(layers):
         standardize_weight_(layer)
-    for norm in attached:
-        layer = before[norm]
-        assert layer is not None
-        norm.attach(layer)
-    return [(names[layer], names[norm]) for norm, layer in before.items() if layer is not None]
+    return [(names[layer], names[norm]) for layer, norm in pairs]
 
 
 def _layers_before(
-    model: nn.Module, norms: list[nn.Module], example: tuple[Any, ...]
-) -> dict[nn.Module, nn.Module | None]:
-    """The convolution or linear layer whose output each norm receives; None where it is something else."""
-    made: dict[int, tuple[nn.Module, Tensor]] = {}  # the tensors are held, so that no id is used again
-    before: dict[nn.Module, nn.Module | None] = dict.fromkeys(norms)
+    model: nn.Module, norms: Iterable[nn.Module], example: tuple[Any, ...]
+) -> dict[nn.Module, list[nn.Module | None]]:
+    """The convolution or linear layer whose output each norm receives, call by call; None where it is something else.
+
+    In the order of the forward pass; norms that are not reached come last.
+    """
+    made: dict[int, tuple[nn.Module, Tensor, int]] = {}  # the tensors are held, so that no id is used again
+    before: dict[nn.Module, list[nn.Module | None]] = {}
 
     def after_layer(layer: nn.Module, inputs: Any, output: Tensor) -> None:
-        made[id(output)] = (layer, output)
+        made[id(output)] = (layer, output, output._version)
 
-    def before_norm(norm: nn.Module, inputs: tuple[Any, ...]) -> None:
-        before[norm] = made[id(inputs[0])][0] if id(inputs[0]) in made else None
+    def before_norm(norm: nn.Module, inputs: tuple[Any, ...], options: dict[str, Any]) -> None:
+        received = next(iter((*inputs, *options.values())), None)
+        layer, output, version = made.get(id(received), (None, None, 0))
+        changed = output is not None and output._version != version  # by an activation in place, say
+        before.setdefault(norm, []).append(None if changed else layer)
 
     modes = {module: module.training for module in model.modules()}
     hooks = [m.register_forward_hook(after_layer) for m in model.modules() if isinstance(m, (_ConvNd, nn.Linear))]
-    hooks += [norm.register_forward_pre_hook(before_norm) for norm in norms]
+    hooks += [norm.register_forward_pre_hook(before_norm, with_kwargs=True) for norm in norms]
     try:
         model.eval()
         with torch.no_grad():
@@ -110,7 +115,37 @@ def _layers_before(
             hook.remove()
         for module, mode in modes.items():
             module.training = mode
-    return before
+    return before | {norm: [] for norm in norms if norm not in before}
+
+
+def _pairs(
+    before: dict[nn.Module, list[nn.Module | None]], attached: Sequence[nn.Module], names: dict[nn.Module, str]
+) -> list[tuple[nn.Module, nn.Module]]:
+    """Each layer and the norm after it.
+
+    Raises:
+        WiringError: a norm lacks its layer, or has too many.
+    """
+    unreached = [names[norm] for norm, layers in before.items() if not layers]
+    if unreached:
+        raise WiringError(
+            f"the norms {unreached} are not reached by this forward pass in evaluation mode; expected each to run: "
+            f"pass an example that reaches them, or use a norm there that needs no layer before it, such as 'gn'"
+        )
+    lone = [names[norm] for norm, layers in before.items() if None in layers]
+    if lone:
+        raise WiringError(
+            f"the norms {lone} do not receive the output of a convolution or linear layer; expected one right "
+            f"before each: use a norm there that needs none, such as 'gn'"
+        )
+    pairs = [(layer, norm) for norm, layers in before.items() for layer in dict.fromkeys(layers) if layer is not None]
+    several = [names[norm] for norm in attached if sum(norm is other for _, other in pairs) > 1]
+    if several:
+        raise WiringError(
+            f"the norms {several} receive the outputs of several layers; expected one layer before each: use a norm "
+            f"of its own after each layer"
+        )
+    return pairs
 
 
 def _refuse(norm: nn.Module, inputs: Any) -> None:

@@ -59,7 +59,8 @@ class WithinChannelResponseNorm(nn.Module):
                 f"window lies: flatten further ones, or use torch.nn.LocalResponseNorm across the channels"
             )
         x = upcast(input)
-        mean_square = _POOLS[input.dim()](x.square(), self.size, stride=1, padding=self.size // 2)
+        squares = F.pad(x.square(), [self.size // 2] * 2 * (x.dim() - 2))  # avg_pool3d's own refuses maps below size
+        mean_square = _POOLS[x.dim()](squares, self.size, stride=1)
         return (x * (1 + self.alpha * mean_square) ** -self.beta).to(input.dtype)
 
     def extra_repr(self) -> str:

@@ -19,7 +19,10 @@ def map_moments(x: Tensor) -> tuple[Tensor, Tensor]:
     """Mean and biased variance of each map: ``x[N, C, *]`` -> two tensors ``[N, C]``."""
     if x.dim() == 2:
         return x, torch.zeros_like(x)
-    variance, mean = torch.var_mean(x, dim=tuple(range(2, x.dim())), correction=0)
+    positions = tuple(range(2, x.dim()))
+    if x.numel() == 0:  # of which torch warns
+        return x.sum(positions), x.sum(positions)
+    variance, mean = torch.var_mean(x, dim=positions, correction=0)
     return mean, variance
 
 

@@ -1,0 +1,69 @@
+"""The code blocks of a Markdown page, and how the tests run them."""
+
+import contextlib
+import io
+import re
+import shlex
+from itertools import zip_longest
+from pathlib import Path
+from typing import Any
+
+from typer.testing import CliRunner
+
+ROOT = Path(__file__).parent.parent
+FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.M | re.S)
+QUICK = ["--limit-train", "64", "--limit-val", "20", "--epochs", "1", "--seeds", "1", "--batch-sizes", "16"]
+OWN = """
+import torch
+from torch import nn
+
+def factory(norm_layer):
+    return nn.Sequential(nn.Conv2d(1, 32, 3), norm_layer(32), nn.ReLU(), nn.Flatten(), nn.Linear(32 * 36, 10))
+
+def function():
+    generator = torch.Generator().manual_seed(0)
+    images, labels = torch.rand(80, 1, 8, 8, generator=generator), torch.arange(80) % 10
+    return images, labels, images, labels
+"""
+
+
+def languages(page: Path) -> set[str]:
+    """The languages of a page's blocks."""
+    return {language for language, _ in FENCE.findall(page.read_text())}
+
+
+def blocks(page: Path, language: str) -> list[str]:
+    """The blocks of a page in one language."""
+    return [text for found, text in FENCE.findall(page.read_text()) if found == language]
+
+
+def commands(page: Path) -> list[str]:
+    """Its lines of shell that call this package."""
+    return [line for block in blocks(page, "bash") for line in block.splitlines() if line.startswith("groupnorm")]
+
+
+def run_python(page: Path) -> dict[str, Any]:
+    """Run the Python blocks of a page in order; where a block of text follows one, that is what it prints."""
+    source = page.read_text()
+    found = list(FENCE.finditer(source))
+    namespace: dict[str, Any] = {"__name__": page.stem}
+    for block, following in zip_longest(found, found[1:]):
+        if block[1] != "python":
+            continue
+        lines = "\n" * source.count("\n", 0, block.start(2))  # so that a traceback names the line of the page
+        with contextlib.redirect_stdout(io.StringIO()) as out:
+            exec(compile(lines + block[2], str(page), "exec"), namespace)
+        if following and following[1] == "text" and not source[block.end() : following.start()].strip():
+            assert out.getvalue() == following[2], f"{page}: what follows the block is not what it prints"
+    return namespace
+
+
+def run_command(command: str) -> str:
+    """Run a command of a page in this process, with little data and a module ``own`` for the reader's; its output."""
+    from groupnorm.lab.cli import app
+
+    Path("own.py").write_text(OWN)
+    words = shlex.split(command.replace("package.module", "own"))[1:]
+    result = CliRunner().invoke(app, words + (QUICK if words[0] == "compare" else []))
+    assert result.exit_code == 0, result.output
+    return result.output
