@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 import groupnorm.nn
 from agreement import assert_agrees, make_case
 from groupnorm import norm_layer
-from groupnorm.nn.catalog import CATALOG, MAX_GROUPS, Norm, catalog, default_groups
+from groupnorm.nn.catalog import CATALOG, catalog
+from groupnorm.nn.norm import MAX_GROUPS, Norm, default_groups
 
 ROOT = Path(__file__).parents[2]
 ROWS = catalog()

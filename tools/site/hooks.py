@@ -13,7 +13,8 @@ from mkdocs.structure.files import Files
 from mkdocs.structure.pages import Page
 
 from groupnorm.lab.cubes import svg
-from groupnorm.nn.catalog import WEIGHTS, Norm, catalog
+from groupnorm.nn.catalog import catalog
+from groupnorm.nn.norm import WEIGHTS, Norm
 
 MATH = re.compile(r'<(span|div) class="arithmatex">\\[(\[](.*?)\\[)\]]</\1>', re.S)
 WIDE = re.compile(r"\\q?quad(?![a-zA-Z])")

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from html import escape
 
 from groupnorm.lab.palette import Style, styles
-from groupnorm.nn.catalog import CATALOG, FEATURES, Norm
+from groupnorm.nn.catalog import CATALOG
+from groupnorm.nn.norm import FEATURES, Norm
 from groupnorm.sets import SharedSet
 
 SHAPE = (6, 6, 6)

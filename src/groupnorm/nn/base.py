@@ -109,6 +109,15 @@ class BatchTypeNorm(_BatchNorm):
         functional.check_eps(eps)
         check_fraction("momentum", momentum)
         super().__init__(num_features, eps, momentum, affine, device=device, dtype=dtype)
+        self._least_momentum = 0.0
+
+    def shorten_memory(self, steps: int) -> None:
+        """Let the running statistics remember at most a tenth of a training of ``steps`` forward passes.
+
+        A published momentum of 0.01 remembers 100 batches; after a run of 200 it would still hold a seventh of where
+        it started. The momentum grows to at most 0.1, that of batch norm.
+        """
+        self._least_momentum = min(0.1, 10 / steps)
 
     def normalize_batch(self, x: Tensor) -> Tensor:
         """The normalised ``x[N, C, *]`` in training, before the affine map; updates the running statistics.
@@ -145,7 +154,9 @@ class BatchTypeNorm(_BatchNorm):
 
     def newest(self) -> float | Tensor:
         """Weight in the running statistics of the batch that was counted last."""
-        return 1.0 / self.num_batches_tracked.double() if self.momentum is None else self.momentum
+        if self.momentum is None:
+            return 1.0 / self.num_batches_tracked.double()
+        return max(self.momentum, self._least_momentum)
 
     def extra_repr(self) -> str:
         return f"{self.num_features}, eps={self.eps}, momentum={self.momentum}, affine={self.affine}"

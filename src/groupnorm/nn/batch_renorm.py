@@ -91,7 +91,8 @@ class BatchRenorm(BatchTypeNorm):
         self._shrink = 1.0
 
     def set_total_steps(self, steps: int) -> None:
-        """Shrink the schedule to a training of fewer than 100,000 steps."""
+        """Shrink the schedule to a training of fewer than 100,000 steps, and the memory to a tenth of it."""
+        self.shorten_memory(steps)
         self._shrink = min(1.0, steps / _PUBLISHED_STEPS)
 
     def limits(self) -> tuple[Tensor, Tensor]:

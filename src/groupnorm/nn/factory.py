@@ -13,8 +13,9 @@ from torch import nn
 
 from groupnorm.errors import ArgumentError, DivisibilityError, UnknownNameError
 from groupnorm.functional import check_activation
-from groupnorm.nn.catalog import CATALOG, Norm
+from groupnorm.nn.catalog import CATALOG
 from groupnorm.nn.group_norm import GroupNorm
+from groupnorm.nn.norm import Norm
 from groupnorm.nn.wiring import mark_standardized
 
 _SPEC = re.compile(r"(ws\+)?([a-z0-9-]+)(?::(c?)([1-9][0-9]*))?")

@@ -78,6 +78,10 @@ class GeneralBatchGroupNorm(BatchTypeNorm):
         self._rest = SharedSet(ALL, Blocks(count=num_groups))
         self._example = SharedSet(EACH, Blocks(count=num_groups))
 
+    def set_total_steps(self, steps: int) -> None:
+        """Let the memory of the moving moments be at most a tenth of the training."""
+        self.shorten_memory(steps)
+
     def normalize_batch(self, x: Tensor) -> Tensor:
         rest = len(x) % self.examples
         check_several(self._example.size(x.shape) * (rest or self.examples), x.shape)

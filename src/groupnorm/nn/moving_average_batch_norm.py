@@ -97,7 +97,8 @@ class MovingAverageBatchNorm(BatchTypeNorm):
             self.register_buffer(name, torch.zeros(window, num_features, device=device, dtype=dtype))
 
     def set_total_steps(self, steps: int) -> None:
-        """Let each count of the schedule be at most a tenth of the training."""
+        """Let each count of the schedule, and the memory of the running statistics, be at most a tenth of it."""
+        self.shorten_memory(steps)
         self._most = steps // 10
 
     def reset_running_stats(self) -> None:
