@@ -41,9 +41,10 @@ def _table(name: str, *columns: str) -> Table:
 
 
 def _norms() -> Table:
-    table = _table("spec", "norm", "one mean and variance for", "when to use it", "paper")
+    table = _table("spec", "norm", "what shares statistics", "when to use it")
     for row in CATALOG.values():
-        table.add_row(row.spec, row.title, row.axes, row.advice, row.paper)
+        statistics = f"{row.shares} for {row.axes}" if row.sets(1) else "nothing"
+        table.add_row(row.spec, f"{row.title}\n[dim]{row.paper}[/]", statistics, row.advice)
     return table
 
 
