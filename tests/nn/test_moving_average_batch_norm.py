@@ -15,24 +15,25 @@ from groupnorm.sets import batch_set
 from stepwise import assert_close, assert_compiles, drifting, function_of, train_step
 from tolerances import rounding
 
-SHORT = {"window": 3, "momentum": 0.2, "warmup_steps": 5, "renorm_steps": 7, "r_max": 1.1}
+SHORT = {"real_batch": 6, "momentum": 0.2, "warmup_steps": 5, "renorm_steps": 7, "r_max": 1.1}
 """A schedule whose every part a test of ten steps passes through."""
 
 
 class Definition:
     """The source's equations with every past statistic in a list."""
 
-    def __init__(self, channels, *, window, momentum, warmup_steps, renorm_steps, r_max, eps=1e-5):
+    def __init__(self, channels, *, real_batch, momentum, warmup_steps, renorm_steps, r_max, eps=1e-5):
         self.chi2, self.psi = [], []
         self.running = torch.ones(channels, dtype=torch.float64)
-        self.window, self.momentum, self.r_max, self.eps = window, momentum, r_max, eps
+        self.real_batch, self.momentum, self.r_max, self.eps = real_batch, momentum, r_max, eps
         self.warmup_steps, self.renorm_steps = warmup_steps, renorm_steps
 
     def train_step(self, case):
         x = case.x
         self.chi2.append(one_per_channel(average(x.square(), batch_set())))
         step = len(self.chi2)
-        many = self.window if step > self.window and step >= self.warmup_steps else 1
+        window = max(1, self.real_batch // len(x))
+        many = window if step > window and step >= self.warmup_steps else 1
         chi2 = torch.stack(self.chi2[-many:]).mean(0)
         sigma, running = (chi2 + self.eps).sqrt(), (self.running + self.eps).sqrt()
         corrects = step > max(self.renorm_steps, self.warmup_steps)
@@ -58,7 +59,7 @@ def one_per_channel(statistic):
 
 @pytest.mark.parametrize("shape", [(2, 4, 3, 5), (2, 4), (2, 4, 7), (2, 4, 2, 3, 2)])
 @pytest.mark.parametrize(
-    "options", [SHORT, {**SHORT, "window": 1}, {**SHORT, "warmup_steps": 0}, {**SHORT, "renorm_steps": 2}]
+    "options", [SHORT, {**SHORT, "real_batch": 3}, {**SHORT, "warmup_steps": 0}, {**SHORT, "renorm_steps": 2}]
 )
 def test_it_is_the_published_forward_and_backward_at_every_step(shape, options):
     layer, definition = MovingAverageBatchNorm(4, **options).double(), Definition(4, **options)
@@ -73,7 +74,7 @@ def test_it_is_the_published_forward_and_backward_at_every_step(shape, options):
 
 def scaled_by(step, *totals):
     """What the output of a step is scaled by: "batch", "window" or "running"."""
-    layer = MovingAverageBatchNorm(4, window=2).double()
+    layer = MovingAverageBatchNorm(4, real_batch=4).double()
     for total in totals:
         set_total_steps(layer, total)
     first, second = make_case((2, 4, 3, 5)).x, make_case((2, 4, 3, 5)).x * 2
@@ -108,7 +109,7 @@ def test_no_count_is_more_than_a_tenth_of_the_training(total, step, name):
 
 
 def test_the_window_is_not_used_before_it_is_full():
-    layer = MovingAverageBatchNorm(4, window=4, warmup_steps=0).double()
+    layer = MovingAverageBatchNorm(4, real_batch=8, warmup_steps=0).double()
     for case in drifting((2, 4, 3), 4):
         y = layer(case.x)
         torch.testing.assert_close(y.square().mean((0, 2)), torch.ones(4, dtype=torch.float64), rtol=0, atol=1e-4)
@@ -128,10 +129,10 @@ def test_with_a_window_it_is_not():
     for past in earlier:
         run(function_of(layer), past)
     got = run(function_of(layer), case)
-    sigma = (layer.past_chi2.mean(0) + 1e-5).sqrt()
+    sigma = (layer.past_chi2[-3:].mean(0) + 1e-5).sqrt()
     z = case.x / per_channel(sigma, case.x)
     g = case.upstream * per_channel(case.weight, case.x)
-    left_out = per_channel(layer.past_psi.mean(0), case.x) * z
+    left_out = per_channel(layer.past_psi[-3:].mean(0), case.x) * z
     torch.testing.assert_close(got.dx, (g - left_out) / per_channel(sigma, case.x))
     assert (left_out / per_channel(sigma, case.x)).abs().max() > 0.01
 
@@ -221,7 +222,7 @@ def test_resetting_empties_the_window():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"window": 0}, r"window=0; expected at least 1"),
+        ({"real_batch": 0}, r"real_batch=0; expected at least 1"),
         ({"r_max": 0.5}, r"r_max=0.5; expected a number of at least 1, which corrects nothing"),
         ({"warmup_steps": -1}, r"warmup_steps=-1; expected at least 0"),
         ({"renorm_steps": 1.5}, r"renorm_steps=1.5 is of type float"),
@@ -237,8 +238,8 @@ def test_one_element_is_refused():
         MovingAverageBatchNorm(4)(torch.randn(1, 4, 1))
 
 
-def test_the_repr_names_window_and_schedule():
+def test_the_repr_names_real_batch_and_schedule():
     assert repr(MovingAverageBatchNorm(4)) == (
-        "MovingAverageBatchNorm(4, eps=1e-05, momentum=0.02, affine=True, window=16, r_max=5.0, warmup_steps=100, "
+        "MovingAverageBatchNorm(4, eps=1e-05, momentum=0.02, affine=True, real_batch=32, r_max=5.0, warmup_steps=100, "
         "renorm_steps=1000)"
     )

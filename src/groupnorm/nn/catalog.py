@@ -163,7 +163,7 @@ CATALOG: dict[str, Norm] = {
             "Batches of 1 to 4 and a test time that folds into the convolution; best after centred filters (ws+mabn).",
             lambda c, n, **options: MovingAverageBatchNorm(c, **options),
             shares="mean square",
-            note=", of this and the 15 iterations before",
+            note=", of the last 32 samples",
         ),
         Norm(
             "cbn",

@@ -26,8 +26,9 @@ class MovingAverageBatchNorm(BatchTypeNorm):
               r_c = \mathrm{clip}\left(\sqrt{\frac{\bar\chi^2_c + \epsilon}{\chi^2_{run,c} + \epsilon}},
               \frac1{r_{max}}, r_{max}\right)
 
-    with :math:`\bar\chi^2` the mean square of a channel, averaged over this batch and the ``window - 1`` before it. The
-    gradient is not the derivative of this but that of batch norm, with its batch statistic averaged likewise:
+    with :math:`\bar\chi^2` the mean square of a channel, averaged over this batch and those before it that together make
+    ``real_batch`` samples: a window of ``real_batch // N`` iterations, which is this one alone where the batch is that
+    large. The gradient is not the derivative of this but that of batch norm, with its batch statistic averaged likewise:
 
     .. math:: \frac{\partial L}{\partial x} = \frac{g - z \bar\Psi_c}{\sqrt{\bar\chi^2_c + \epsilon}}, \quad
               g = \frac{\partial L}{\partial y} \gamma_c r_c, \quad \Psi_c = \mathrm{mean}_B(g z)
@@ -41,8 +42,7 @@ class MovingAverageBatchNorm(BatchTypeNorm):
 
     Args:
         num_features: number of channels ``C`` of the input.
-        window: iterations that are averaged, the current one included: the batch to imitate over the batch at hand.
-            Default: 16 (the authors' code: 32 over 2).
+        real_batch: samples of the batch to imitate. Default: 32 (the authors' code: 16 iterations of 2).
         eps: added to the mean square, inside the square root. Default: 1e-5.
         momentum: weight of the newest averaged mean square in the running one; None averages. Default: 0.02.
         affine: learn a scale and a shift per channel. Default: True.
@@ -56,7 +56,7 @@ class MovingAverageBatchNorm(BatchTypeNorm):
         ``(N, C, *)`` in and out.
 
     Raises:
-        ArgumentError: a ``window`` or ``r_max`` below 1, or negative steps.
+        ArgumentError: a ``real_batch`` or ``r_max`` below 1, or negative steps.
         ShapeError: the input has fewer than two axes or not ``num_features`` channels.
         DtypeError: the input is not floating point.
         SingleElementError: in training, a channel has one element.
@@ -71,7 +71,7 @@ class MovingAverageBatchNorm(BatchTypeNorm):
     def __init__(
         self,
         num_features: int,
-        window: int = 16,
+        real_batch: int = 32,
         eps: float = 1e-5,
         momentum: float | None = 0.02,
         affine: bool = True,
@@ -82,7 +82,7 @@ class MovingAverageBatchNorm(BatchTypeNorm):
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
-        check_count("window", window)
+        check_count("real_batch", real_batch)
         if not isinstance(r_max, (int, float)) or not r_max >= 1:
             raise ArgumentError(f"r_max={r_max!r}; expected a number of at least 1, which corrects nothing")
         for name, steps in (("warmup_steps", warmup_steps), ("renorm_steps", renorm_steps)):
@@ -90,11 +90,11 @@ class MovingAverageBatchNorm(BatchTypeNorm):
             if steps < 0:
                 raise ArgumentError(f"{name}={steps}; expected at least 0")
         super().__init__(num_features, eps, momentum, affine, device=device, dtype=dtype)
-        self.window, self.r_max = window, r_max
+        self.real_batch, self.r_max = real_batch, r_max
         self.warmup_steps, self.renorm_steps = warmup_steps, renorm_steps
         self._most = max(warmup_steps, renorm_steps)
         for name in ("past_chi2", "past_psi"):
-            self.register_buffer(name, torch.zeros(window, num_features, device=device, dtype=dtype))
+            self.register_buffer(name, torch.zeros(real_batch, num_features, device=device, dtype=dtype))
 
     def set_total_steps(self, steps: int) -> None:
         """Let each count of the schedule, and the memory of the running statistics, be at most a tenth of it."""
@@ -115,18 +115,19 @@ class MovingAverageBatchNorm(BatchTypeNorm):
                 f"input {tuple(x.shape)} has 1 element per channel, of which the first steps keep the sign alone; "
                 f"expected at least 2: use a larger batch or larger feature maps"
             )
-        scale, r, averaged = self._statistics(second_moment(x.detach()).mean(0))
-        y: Tensor = _Normalize.apply(x, scale, r, averaged, self.past_psi)
+        window = max(self.real_batch // len(x), 1)
+        scale, r, averaged = self._statistics(second_moment(x.detach()).mean(0), window)
+        y: Tensor = _Normalize.apply(x, scale, r, averaged, self.past_psi, window)
         return y
 
     @torch.no_grad()
-    def _statistics(self, chi2: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def _statistics(self, chi2: Tensor, window: int) -> tuple[Tensor, Tensor, Tensor]:
         """What ``x`` is scaled by, ``r``, and whether the window is used; the batch then enters window and average."""
         step = self.num_batches_tracked + 1
         warmup, renorm = (min(n, self._most) for n in (self.warmup_steps, self.renorm_steps))
-        averaged = saved((step > self.window) & (step >= warmup))
+        averaged = saved((step > window) & (step >= warmup))
         past = _moved_on(self.past_chi2, chi2)
-        chi2 = torch.where(averaged, past.mean(0), chi2)
+        chi2 = torch.where(averaged, past[-window:].mean(0), chi2)
         scale = saved((chi2 + self.eps).rsqrt())
         ratio = (upcast(self.running_var) + self.eps).rsqrt() / scale
         r = saved(torch.where(step > max(warmup, renorm), ratio.clamp(1 / self.r_max, self.r_max), 1.0))
@@ -142,8 +143,8 @@ class MovingAverageBatchNorm(BatchTypeNorm):
 
     def extra_repr(self) -> str:
         return (
-            f"{super().extra_repr()}, window={self.window}, r_max={self.r_max}, warmup_steps={self.warmup_steps}, "
-            f"renorm_steps={self.renorm_steps}"
+            f"{super().extra_repr()}, real_batch={self.real_batch}, r_max={self.r_max}, "
+            f"warmup_steps={self.warmup_steps}, renorm_steps={self.renorm_steps}"
         )
 
 
@@ -151,27 +152,29 @@ class _Normalize(torch.autograd.Function):
     """``x`` scaled by ``scale`` and ``r``, with the published gradient, which moves ``past_psi`` on."""
 
     @staticmethod
-    def forward(x: Tensor, scale: Tensor, r: Tensor, averaged: Tensor, past_psi: Tensor) -> Tensor:
+    def forward(x: Tensor, scale: Tensor, r: Tensor, averaged: Tensor, past_psi: Tensor, window: int) -> Tensor:
         return x * per_channel(scale * r, x)
 
     @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-        *numbers, ctx.past_psi = inputs  # not saved: the backward passes of other forward passes may write it before
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        *numbers, ctx.past_psi, ctx.window = (
+            inputs  # not saved: the backward passes of other forward passes may write it before
+        )
         ctx.save_for_backward(*numbers)
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor, None, None, None, None]:
+    def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor, None, None, None, None, None]:
         x, scale, r, averaged = ctx.saved_tensors
         z = x * per_channel(scale, x)
         g = upstream * per_channel(r, x)
         psi = (g * z).mean((0, *range(2, x.dim())))
         past = _moved_on(ctx.past_psi, psi)
         ctx.past_psi.copy_(torch.where(psi.isfinite(), past, ctx.past_psi))
-        psi = torch.where(averaged, past.mean(0), psi)
-        return (g - z * per_channel(psi, x)) * per_channel(scale, x), None, None, None, None
+        psi = torch.where(averaged, past[-ctx.window :].mean(0), psi)
+        return (g - z * per_channel(psi, x)) * per_channel(scale, x), None, None, None, None, None
 
 
 def _moved_on(past: Tensor, newest: Tensor) -> Tensor:
-    """The window ``[iterations, C]`` without its oldest iteration and with the newest."""
+    """The past ``[iterations, C]`` without its oldest iteration and with the newest."""
     return torch.cat((upcast(past[1:]), newest[None]))
