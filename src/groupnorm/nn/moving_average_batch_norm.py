@@ -26,9 +26,10 @@ class MovingAverageBatchNorm(BatchTypeNorm):
               r_c = \mathrm{clip}\left(\sqrt{\frac{\bar\chi^2_c + \epsilon}{\chi^2_{run,c} + \epsilon}},
               \frac1{r_{max}}, r_{max}\right)
 
-    with :math:`\bar\chi^2` the mean square of a channel, averaged over this batch and those before it that together make
-    ``real_batch`` samples: a window of ``real_batch // N`` iterations, which is this one alone where the batch is that
-    large. The gradient is not the derivative of this but that of batch norm, with its batch statistic averaged likewise:
+    with :math:`\bar\chi^2` the mean square of a channel, averaged over this batch and those before it that together
+    make ``real_batch`` samples: a window of ``real_batch // N`` iterations, which is this one alone where the batch is
+    that large. The gradient is not the derivative of this but that of batch norm, with its batch statistic averaged
+    likewise:
 
     .. math:: \frac{\partial L}{\partial x} = \frac{g - z \bar\Psi_c}{\sqrt{\bar\chi^2_c + \epsilon}}, \quad
               g = \frac{\partial L}{\partial y} \gamma_c r_c, \quad \Psi_c = \mathrm{mean}_B(g z)
