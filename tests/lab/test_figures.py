@@ -162,6 +162,8 @@ def test_shared_sets_show_each_family_once():
 def test_labels_move_apart_and_keep_their_order():
     assert series.spread([0.0, 100.0], 10) == [0.0, 100.0]
     assert series.spread([50.0, 50.0, 51.0], 10) == pytest.approx([40 + 1 / 3, 50 + 1 / 3, 60 + 1 / 3])
+    assert series.spread([1.0, 1.0, 2.0], 10, 0, 100) == [0, 10, 20]
+    assert series.spread([99.0, 100.0], 10, 0, 100) == [90, 100]
     moved = series.spread([3.0, 1.0, 2.0, 30.0], 5)
     assert moved[1] < moved[2] < moved[0] < moved[3]
     assert all(b - a >= 5 - 1e-9 for a, b in zip(sorted(moved), sorted(moved)[1:], strict=False))

@@ -113,8 +113,8 @@ def end_labels(axes: Axes, ends: Sequence[tuple[float, Style]], gap_points: floa
     figure.draw_without_rendering()  # fixes the layout, so that data have a place on the page
     points = 72 / figure.dpi
     places = [axes.transData.transform((1, value))[1] * points for value, _ in ends]
-    bottom = axes.transAxes.transform((0, 0))[1] * points
-    for (_, style), place in zip(ends, spread(places, gap_points), strict=True):
+    bottom, top = (axes.transAxes.transform((0, y))[1] * points for y in (0, 1))
+    for (_, style), place in zip(ends, spread(places, gap_points, bottom, top), strict=True):
         axes.annotate(
             style.label,
             (1, 0),

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from groupnorm.lab.result import Result
 
 _LANE = 0.36  # inches of height for each line of marks without a result
+_LABEL = 0.2  # for each norm beyond those whose names fit beside the usual height
 _MARKS = {"undefined": "o", "diverged": "X", "crashed": "s"}
 _SHADES = {"top": 0.72, "left": 0.95, "right": 0.84}
 
@@ -106,10 +107,11 @@ def _over_x(result: Result, column: str, title: str) -> Figure:
     summary = statistics.summary(table)
     looks = styles(list(dict.fromkeys(cell.norm for cell in result.cells)))
     marked = troubles(summary, x)
-    figure = new_picture(7.2, 4.4 + _LANE * len(marked))
+    tall = 4.4 + _LABEL * max(0, len(looks) - 12)
+    figure = new_picture(7.2, tall + _LANE * len(marked))
     headings(figure, f"{title} over {X_NAMES[x]}", _subtitle(result, column))
     lanes, axes = figure.subplots(
-        2, 1, sharex=True, height_ratios=[max(_LANE * len(marked), 0.01), 3.4], gridspec_kw={"hspace": 0.02}
+        2, 1, sharex=True, height_ratios=[max(_LANE * len(marked), 0.01), tall - 1], gridspec_kw={"hspace": 0.02}
     )
     ends = []
     for index, (norm, look) in enumerate(looks.items()):

@@ -101,12 +101,14 @@ def dodge(index: int, count: int) -> float:
     return float(2 ** (step * (index - (count - 1) / 2)))
 
 
-def spread(positions: Sequence[float], gap: float) -> list[float]:
+def spread(positions: Sequence[float], gap: float, bottom: float = -math.inf, top: float = math.inf) -> list[float]:
     """Move labels apart until neighbours are at least ``gap`` apart, each as little as possible.
 
     Args:
         positions: where each label wants to be.
         gap: the least distance.
+        bottom: no label goes below this while all have room above.
+        top: no label goes above this.
     """
     order = sorted(range(len(positions)), key=lambda i: positions[i])
     clusters: list[tuple[float, list[int]]] = []  # centre and members, merged while they overlap
@@ -120,6 +122,10 @@ def spread(positions: Sequence[float], gap: float) -> list[float]:
     for centre, members in clusters:
         for rank, i in enumerate(members):
             found[i] = centre + gap * (rank - (len(members) - 1) / 2)
+    for rank, i in enumerate(order):
+        found[i] = max(found[i], bottom + gap * rank)
+    for rank, i in enumerate(reversed(order)):
+        found[i] = min(found[i], top - gap * rank)
     return found
 
 

@@ -76,6 +76,7 @@ def render(result: Result) -> str:
         x=X_NAMES[result.x],
         found=findings.find(table, result.x),
         looks=list(looks.values()),
+        many=charts.MANY,
         norms=list(looks),
         baseline=label(baseline) if baseline else "",
         data=data,

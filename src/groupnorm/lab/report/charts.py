@@ -19,6 +19,9 @@ Json = dict[str, Any]
 LANE = 34
 """Height in pixels of a line of marks without a result."""
 
+MANY = 12
+"""With more norms than this a chart is higher, for their names, and learning curves are the means alone."""
+
 _MARKS = {"undefined": "circle-open", "diverged": "x", "crashed": "square"}
 
 
@@ -48,7 +51,9 @@ def error_chart(result: Result, looks: dict[str, Style]) -> Json:
     for lane, trouble in enumerate(marked):
         traces += _lane(trouble, lane, values)
     about = f"Validation error in percent over {series.X_NAMES[x]}"
-    return _over_x("error", about, values, traces, x, height=420, lanes=len(marked)) | {"log": True, "percent": True}
+    return _over_x(
+        "error", about, values, traces, x, height=420 + 15 * max(0, len(looks) - MANY), lanes=len(marked)
+    ) | {"log": True, "percent": True}
 
 
 def speed_chart(result: Result, looks: dict[str, Style], column: str, about: str) -> Json:
@@ -86,10 +91,10 @@ def curve_charts(result: Result, looks: dict[str, Style]) -> list[Json]:
             if not len(own):
                 for status in dict.fromkeys(cells["status"]):
                     missing.setdefault(status, []).append(look.label)
-            for _, cell in own.groupby("cell", sort=False) if len(own) else ():
+            for _, cell in own.groupby("cell", sort=False) if len(own) and len(looks) <= MANY else ():
                 texts = [f"seed {cell['seed'].iloc[0]}, validation"] * len(cell)
                 traces.append(_curve(norm, look, "seed-curve", cell["epoch"], cell["error"], texts))
-            for column, role in (("error", "curve"), ("train_error", "train-curve")):
+            for column, role in (("error", "curve"), ("train_error", "train-curve"))[: 1 if len(looks) > MANY else 2]:
                 mean = _at(means[column], norm, x, value)
                 name = "validation" if column == "error" else "training"
                 texts = [f"{name}, mean of {seeds} seed{'s' * (seeds > 1)}" for seeds in mean["seeds"]]

@@ -81,11 +81,15 @@
         clusters.splice(-2, 2, { centre, members });
       }
     }
-    return clusters.flatMap(({ centre, members }) => members.map((m, i) => ({
+    const placed = clusters.flatMap(({ centre, members }) => members.map((m, i) => (
+      { ...m, place: centre + gap * (i - (members.length - 1) / 2) })));
+    placed.forEach((m, i) => { m.place = Math.max(m.place, gap * i); }); // none below the axis
+    placed.toReversed().forEach((m, i) => { m.place = Math.min(m.place, pixels - gap * i); });
+    return placed.map((m) => ({
       xref: "paper", x: 1, xanchor: "left", xshift: 8, yref: "y", y: m.value, yanchor: "middle", showarrow: false,
-      yshift: centre + gap * (i - (members.length - 1) / 2) - m.wanted,
-      text: `<b>${m.t.meta.label}</b>`, font: { color: colour(m.t.meta.norm), size: 13 },
-    })));
+      yshift: m.place - m.wanted, text: `<b>${m.t.meta.label}</b>`,
+      font: { color: colour(m.t.meta.norm), size: 13 },
+    }));
   }
 
   function draw(chart) {
