@@ -8,6 +8,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from torch.utils.checkpoint import checkpoint
 
 from groupnorm import GroupNorm, norm_layer
 from groupnorm.errors import (
@@ -15,12 +16,15 @@ from groupnorm.errors import (
     DivisibilityError,
     DtypeError,
     GroupNormError,
+    RecomputationError,
     ShapeError,
     SingleElementError,
     UnknownNameError,
+    WiringError,
     divisors,
 )
 from groupnorm.functional import group_norm
+from groupnorm.nn import BatchRenorm
 from groupnorm.sets import ALL, Blocks, SharedSet, group_set
 
 
@@ -34,6 +38,11 @@ class Mistake:
     expected: str
     remedy: str
     builtin: type[Exception] = ValueError
+
+
+def run_again(layer: torch.nn.Module) -> None:
+    """Train with gradient checkpointing."""
+    checkpoint(layer, torch.randn(2, 4, 3, requires_grad=True), use_reentrant=False).square().sum().backward()
 
 
 X = torch.zeros(2, 8, 3)
@@ -198,8 +207,24 @@ MISTAKES = {
         lambda: norm_layer("gn8"),
         UnknownNameError,
         "unknown norm 'gn8'",
-        "expected one of: bn, gn, ln, in, none, gn:8, gn:c16",
+        "expected one of: bn, gn, ln, in, ",
         "did you mean 'gn:8'?",
+    ),
+    "norm: not wired": Mistake(
+        lambda: norm_layer("ws+gn")(32)(torch.randn(2, 32, 3)),
+        WiringError,
+        "GroupNorm was made by a factory with weight standardisation",
+        "expected a wired model",
+        "call groupnorm.wire_(model, example_input)",
+        RuntimeError,
+    ),
+    "norm: run again in a backward pass": Mistake(
+        lambda: run_again(BatchRenorm(4)),
+        RecomputationError,
+        "runs the forward pass of BatchRenorm again",
+        "expected one forward pass",
+        "leave this layer out of the checkpointed part",
+        RuntimeError,
     ),
     "factory: unknown activation": Mistake(
         lambda: norm_layer("gn", activation="sillu"),

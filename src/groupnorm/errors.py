@@ -7,7 +7,7 @@ model in the wrong state), so that they are caught without importing this packag
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
 from typing import Any
 
@@ -52,13 +52,17 @@ class WiringError(GroupNormError, RuntimeError):
     """A norm needs the layer before it and does not have it. Remedy: ``groupnorm.wire_(model, example)``."""
 
 
-class UnknownNameError(ArgumentError):
-    """A name is not known. The message lists the known ones and the nearest match."""
+class RecomputationError(GroupNormError, RuntimeError):
+    """A norm that remembers past batches is run again within a backward pass (gradient checkpointing)."""
 
-    def __init__(self, kind: str, name: str, known: Iterable[str]) -> None:
+
+class UnknownNameError(ArgumentError):
+    """A name is not known. The message lists the known ones and the nearest match, also among other names for them."""
+
+    def __init__(self, kind: str, name: str, known: Iterable[str], aliases: Mapping[str, str] | None = None) -> None:
         names = list(known)
-        by_lower = {known.lower(): known for known in reversed(names)}
-        near = get_close_matches(name.lower(), by_lower, n=1, cutoff=0.5)
+        by_lower = {known.lower(): known for known in reversed(names)} | dict(aliases or {})
+        near = get_close_matches(name.lower(), by_lower, n=1, cutoff=0.6)
         hint = f"; did you mean {by_lower[near[0]]!r}?" if near else ""
         super().__init__(f"unknown {kind} {name!r}; expected one of: {', '.join(names)}{hint}")
 

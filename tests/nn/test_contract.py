@@ -8,8 +8,10 @@ from pathlib import Path
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from groupnorm import catalog, norm_layer
+from groupnorm.errors import RecomputationError
 from groupnorm.nn import set_total_steps, standardize_weight_, wire_
 from groupnorm.nn.wiring import NeedsConvolution
 from tolerances import rounding
@@ -219,3 +221,39 @@ def test_a_few_training_steps_reduce_the_loss(spec: str) -> None:
         losses.append(loss.item())
     assert losses[-1] < 0.5 * losses[0]
     assert all(p.grad is not None and p.grad.isfinite().all() for p in model.parameters())
+
+
+MEMORY = {"brn", "mabn", "pn", "cbn", "bcn-micro"}
+"""Layers whose training output depends on what earlier batches left."""
+
+
+@every_layer
+@pytest.mark.parametrize("reentrant", [False, True])
+def test_gradient_checkpointing_gives_the_same_gradients_or_is_refused(spec: str, reentrant: bool) -> None:
+    layer = trained(spec)
+    twin = copy.deepcopy(layer)
+    x, upstream = numbers(8, C, 5, 4), numbers(8, C, 5, 4)
+    expected = gradients(layer, x, upstream)
+
+    def train() -> None:
+        checkpoint(twin, x.clone().requires_grad_(), use_reentrant=reentrant).backward(upstream)
+
+    if spec in MEMORY:
+        with pytest.raises(RecomputationError, match="leave this layer out of the checkpointed part"):
+            train()
+    else:
+        train()
+        for parameter, want in zip(twin.parameters(), expected[2:], strict=True):
+            torch.testing.assert_close(parameter.grad, want, rtol=0, atol=rounding(torch.float32, x, want))
+
+
+@every_layer
+def test_training_goes_on_after_a_batch_that_is_not_finite(spec: str) -> None:
+    layer = trained(spec)
+    bad = numbers(8, C, 5, 4)
+    bad[0, 1, 0, 0] = torch.inf
+    layer(bad)  # a loss scaler skips this step
+    for _ in range(3):
+        y = layer(numbers(8, C, 5, 4))
+    if spec != "cbn":  # whose window forgets it after as many iterations
+        assert y.isfinite().all()

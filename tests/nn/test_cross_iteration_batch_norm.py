@@ -11,6 +11,7 @@ from torch.func import jacrev
 from groupnorm import norm_layer
 from groupnorm.errors import ArgumentError, SingleElementError, WiringError
 from groupnorm.nn import CrossIterationBatchNorm, set_total_steps, standardize_weight_, wire_
+from groupnorm.nn.cross_iteration_batch_norm import _Past
 from groupnorm.ops.reference import affine, per_channel
 from tolerances import rounding
 
@@ -114,9 +115,12 @@ def test_the_burn_in_is_batch_norm_and_keeps_no_window():
 @pytest.mark.parametrize(("steps", "burn_in"), [(1, 0), (1_000, 80), (500_000, 40_000), (9_000_000, 40_000)])
 def test_the_schedule_burns_in_for_8_of_100_epochs(steps, burn_in):
     norm = CrossIterationBatchNorm(4)
-    assert norm.burn_in_steps == 40_000
+    assert norm._burn_in == norm.burn_in_steps == 40_000
     assert set_total_steps(norm, steps) == 1
-    assert norm.burn_in_steps == burn_in
+    assert norm._burn_in == burn_in
+    shorter = CrossIterationBatchNorm(4, burn_in_steps=10)
+    set_total_steps(shorter, steps)
+    assert shorter._burn_in == min(10, burn_in)
 
 
 def test_the_window_survives_a_checkpoint_and_batch_norms_checkpoint_loads():
@@ -149,6 +153,24 @@ def test_without_gradients_it_is_batch_norm_and_keeps_no_window():
     assert model[1]._past == []
 
 
+def test_the_window_moves_with_the_module_and_is_emptied_with_the_running_statistics():
+    model = network(3)
+    model(torch.randn(4, 2, 6, 5, dtype=torch.float64))
+    model.float()
+    assert {t.dtype for past in model[1]._past for t in vars(past).values()} == {torch.float32}
+    model[1].reset_parameters()
+    assert (model[1]._past, model[1]._steps, model[1].num_batches_tracked) == ([], 0, 0)
+
+
+def test_a_second_moment_below_the_square_of_the_mean_counts_as_that():
+    """Far from where the slopes hold, the first order may give a negative variance."""
+    mean, variance = torch.zeros(1, 2), torch.ones(2)
+    past = _Past(mean[0], variance, torch.zeros(2, 3), torch.ones(2, 3), torch.zeros(2, 3))
+    moved, clamped = past.at(torch.full((2, 3), 2.0))
+    assert moved.tolist() == [6.0, 6.0]
+    assert clamped.tolist() == [0.0, 0.0]
+
+
 def test_a_copied_model_differentiates_by_its_own_convolution():
     model = network(3)
     twin = copy.deepcopy(model)
@@ -164,8 +186,10 @@ def test_what_it_needs_is_said():
         norm.attach(nn.Conv2d(5, 4, 3))
     with pytest.raises(ArgumentError, match="after a transposed convolution"):
         norm.attach(nn.ConvTranspose2d(5, 5, 3))
+    with pytest.raises(ArgumentError, match="is made of several parameters"):
+        norm.attach(nn.utils.parametrizations.weight_norm(nn.Conv2d(5, 5, 3)))
     norm.attach(nn.Conv2d(5, 5, 3))
-    norm.burn_in_steps = 0
+    set_total_steps(norm, 1)
     with pytest.raises(WiringError, match="does not come from"):
         norm(torch.randn(4, 5, 3, 3, requires_grad=True))
     with pytest.raises(SingleElementError):

@@ -36,7 +36,8 @@ class Definition:
         self.steps += 1
         s = max(1 / self.steps, self.momentum * max(1 - self.steps / self.total_steps, 0.1))
         axes = (0, *range(2, x.dim()))
-        around_old = (x - per_channel(self.mean, x)).square().mean(axes)
+        old = self.mean if self.steps > 1 else x.mean(axes)  # before the first step there is no estimate
+        around_old = (x - per_channel(old, x)).square().mean(axes)
         self.mean = (1 - s) * self.mean + s * x.mean(axes)
         self.variance = (1 - s) * self.variance + s * around_old
 

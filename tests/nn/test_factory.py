@@ -53,6 +53,19 @@ def test_a_malformed_spec_is_refused_at_once(spec: str) -> None:
         norm_layer(spec)
 
 
+@pytest.mark.parametrize(
+    ("name", "spec"),
+    [
+        *[("groupnorm", "gn"), ("GroupNorm", "gn"), ("layernorm", "ln"), ("batchnorm", "bn"), ("instance", "in")],
+        *[("switchable", "sn"), ("filter-response", "frn"), ("Batch Renormalization", "brn"), ("renorm", "brn")],
+        *[("gn+ws", "ws+gn"), ("powernorm", "pn"), ("evonorm", "evonorm-s0"), ("gm", "gn"), ("gn:", "gn")],
+    ],
+)
+def test_another_name_of_a_norm_leads_to_its_spec(name: str, spec: str) -> None:
+    with pytest.raises(UnknownNameError, match=rf"did you mean '{re.escape(spec)}(:8)?'\?"):
+        norm_layer(name)
+
+
 @pytest.mark.parametrize("spec", SPECS)
 def test_a_factory_can_be_pickled(spec: str) -> None:
     factory = norm_layer(spec, activation="silu")

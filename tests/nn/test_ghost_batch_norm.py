@@ -46,9 +46,11 @@ def test_the_last_chunk_holds_what_is_left_and_running_statistics_follow_in_orde
     torch.testing.assert_close(ghost.eval()(x), batch.eval()(x))
 
 
-def test_a_chunk_of_one_element_is_refused():
+def test_a_chunk_of_one_element_is_refused_before_anything_moves():
+    layer = GhostBatchNorm(6, ghost_size=4)
     with pytest.raises(SingleElementError, match=r"input \(1, 6, 1, 1\) has 1 element .* use a larger batch"):
-        GhostBatchNorm(6, ghost_size=4)(torch.randn(5, 6, 1, 1))
+        layer(torch.randn(5, 6, 1, 1))
+    assert (layer.num_batches_tracked, layer.running_mean.any()) == (0, False)
 
 
 @pytest.mark.parametrize("size", [0, -1, 2.5])

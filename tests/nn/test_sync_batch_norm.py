@@ -46,13 +46,14 @@ def two_processes(folder, layer, batches, sizes):
     """What each of two processes computes on its share of every batch."""
     torch.save(layer.state_dict(), folder / "state.pt")
     torch.save(batches, folder / "batches.pt")
-    commands = [
-        [sys.executable, "-c", PROCESS, str(r), str(folder), json.dumps(sizes), json.dumps(layer.momentum)]
-        for r in (0, 1)
-    ]
-    processes = [subprocess.Popen(command) for command in commands]
-    assert [process.wait(120) for process in processes] == [0, 0]
+    run_twice([sys.executable, "-c", PROCESS], str(folder), json.dumps(sizes), json.dumps(layer.momentum))
     return [torch.load(folder / f"{rank}.pt") for rank in (0, 1)]
+
+
+def run_twice(command, *arguments):
+    """Run a program as process 0 and as process 1."""
+    processes = [subprocess.Popen([*command, str(rank), *arguments]) for rank in (0, 1)]
+    assert [process.wait(120) for process in processes] == [0, 0]
 
 
 @pytest.mark.parametrize(("sizes", "momentum"), [([4, 4], 0.1), ([5, 3], None), ([8, 0], 0.1)])
@@ -97,12 +98,46 @@ def test_in_one_process_it_is_the_definition_and_torchs_own_class():
     assert_agrees(run(function, case), case, batch_set())
     torchs(case.x)
     torch.testing.assert_close(layer.state_dict(), torchs.state_dict())
-    assert torch.equal(layer.eval()(case.x), torchs.eval()(case.x))
+    torch.testing.assert_close(layer.eval()(case.x), torchs.eval()(case.x))
 
 
-def test_it_is_found_and_converted_as_torchs_own_class():
-    assert isinstance(SyncBatchNorm(6), nn.SyncBatchNorm)
-    assert type(SyncBatchNorm.convert_sync_batchnorm(nn.Sequential(nn.BatchNorm2d(6)))[0]) is nn.SyncBatchNorm
+def test_torchs_computation_for_gpus_takes_this_class():
+    """In one process it runs on a CPU too."""
+    case = make_case((8, 6, 3, 5))
+    layer, batch_norm = SyncBatchNorm(6).double(), nn.BatchNorm2d(6).double()
+    assert torch.equal(nn.SyncBatchNorm.forward(layer, case.x), batch_norm(case.x))
+    torch.testing.assert_close(layer.state_dict(), batch_norm.state_dict(), rtol=0, atol=0)
+
+
+DATA_PARALLEL = """
+import sys, torch, torch.distributed as dist
+from torch import nn
+from groupnorm.nn import SyncBatchNorm
+
+rank, folder = int(sys.argv[1]), sys.argv[2]
+dist.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=2)
+torch.manual_seed(0)
+model = nn.Sequential(nn.Conv2d(2, 6, 3), SyncBatchNorm(6), nn.ReLU(), nn.Conv2d(6, 3, 1)).double()
+x, upstream = torch.load(f"{folder}/batch.pt")
+parallel = nn.parallel.DistributedDataParallel(model)
+parallel(x.chunk(2)[rank]).backward(upstream.chunk(2)[rank])
+torch.save([p.grad for p in model.parameters()], f"{folder}/{rank}.pt")
+dist.barrier()
+dist.destroy_process_group()
+"""
+
+
+def test_data_parallel_training_on_cpus_is_that_of_the_joined_batch(tmp_path):
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(2, 6, 3), nn.BatchNorm2d(6), nn.ReLU(), nn.Conv2d(6, 3, 1)).double()
+    x, upstream = torch.randn(8, 2, 6, 5).double(), torch.randn(8, 3, 4, 3).double()
+    model(x).backward(upstream)
+    torch.save((x, upstream), tmp_path / "batch.pt")
+    run_twice([sys.executable, "-c", DATA_PARALLEL], str(tmp_path))
+    for rank in (0, 1):
+        for got, parameter in zip(torch.load(tmp_path / f"{rank}.pt"), model.parameters(), strict=True):
+            atol = 10 * rounding(torch.float64, x, parameter.grad)
+            torch.testing.assert_close(2 * got, parameter.grad, rtol=0, atol=atol)  # the average of two processes
 
 
 @pytest.mark.parametrize(("shape", "error"), [((1, 6), SingleElementError), ((4, 5, 2), ShapeError)])

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import torch
-import torch.fx
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from groupnorm import functional
-from groupnorm.errors import ArgumentError, ShapeError, SingleElementError
+from groupnorm.errors import ArgumentError, RecomputationError, ShapeError, SingleElementError
 from groupnorm.ops.moments import map_moments, per_map, pool
 from groupnorm.ops.reference import affine, per_channel
 from groupnorm.sets import batch_set
@@ -117,6 +116,7 @@ class BatchTypeNorm(_BatchNorm):
         A published momentum of 0.01 remembers 100 batches; after a run of 200 it would still hold a seventh of where
         it started. The momentum grows to at most 0.1, that of batch norm.
         """
+        check_count("steps", steps)
         self._least_momentum = min(0.1, 10 / steps)
 
     def normalize_batch(self, x: Tensor) -> Tensor:
@@ -146,11 +146,14 @@ class BatchTypeNorm(_BatchNorm):
 
     @torch.no_grad()
     def update_running(self, mean: Tensor, variance: Tensor) -> None:
-        """Move the running statistics towards those of a batch, ``[C]`` each, and count the batch."""
+        """Move the running statistics towards those of a batch, ``[C]`` each, and count the batch.
+
+        Those that are not finite, as in a step that overflows in float16, are left out.
+        """
         self.num_batches_tracked.add_(1)
         newest = self.newest()
         for running, value in ((self.running_mean, mean), (self.running_var, variance)):
-            running.add_((value.to(running.dtype) - running) * newest)
+            move(running, running + (value.to(running.dtype) - running) * newest)
 
     def newest(self) -> float | Tensor:
         """Weight in the running statistics of the batch that was counted last."""
@@ -160,6 +163,25 @@ class BatchTypeNorm(_BatchNorm):
 
     def extra_repr(self) -> str:
         return f"{self.num_features}, eps={self.eps}, momentum={self.momentum}, affine={self.affine}"
+
+
+def move(running: Tensor, value: Tensor) -> None:
+    """Set a running statistic in place, but for its entries that would no longer be finite."""
+    running.copy_(torch.where(value.isfinite(), value, running))
+
+
+def refuse_recomputation(norm: nn.Module) -> None:
+    """Raise when a backward pass runs the forward pass again, as gradient checkpointing does.
+
+    A norm whose training output depends on its running statistics would see them moved by the first forward pass, and
+    give gradients of another function.
+    """
+    if not torch.compiler.is_compiling() and torch._C._current_graph_task_id() != -1:
+        raise RecomputationError(
+            f"the backward pass runs the forward pass of {type(norm).__name__} again, as gradient checkpointing does; "
+            f"expected one forward pass, because it moves statistics that the next one uses: leave this layer out of "
+            f"the checkpointed part, or use a norm without a memory there, such as 'gn'"
+        )
 
 
 def upcast(x: Tensor) -> Tensor:
@@ -186,7 +208,6 @@ def check_fraction(name: str, value: float | None) -> None:
         raise ArgumentError(f"{name}={value!r}; expected a number from 0 to 1, the weight of the newest value, or None")
 
 
-@torch.fx.wrap  # a leaf to symbolic tracing: it looks at shapes
 def check_channels(input: Tensor, num_channels: int) -> None:
     """Raise unless ``input`` is a floating point tensor ``[N, num_channels, *]``."""
     functional.check_input(input)

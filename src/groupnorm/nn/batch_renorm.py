@@ -7,7 +7,7 @@ from torch import Tensor
 
 from groupnorm.errors import ArgumentError
 from groupnorm.functional import check_integer
-from groupnorm.nn.base import BatchTypeNorm, check_several, upcast
+from groupnorm.nn.base import BatchTypeNorm, check_several, move, refuse_recomputation, upcast
 from groupnorm.ops.moments import map_moments, pool
 from groupnorm.ops.reference import per_channel
 from groupnorm.ops.saved import saved
@@ -106,6 +106,7 @@ class BatchRenorm(BatchTypeNorm):
 
     def normalize_batch(self, x: Tensor) -> Tensor:
         check_several(_BATCH.size(x.shape), x.shape)
+        refuse_recomputation(self)
         mean, variance = (pooled[0] for pooled in pool(*map_moments(x), _BATCH))
         sigma = (variance + self.eps).sqrt()
         r, d = self._correct(mean, sigma)
@@ -121,8 +122,9 @@ class BatchRenorm(BatchTypeNorm):
         self.num_batches_tracked.add_(1)
         newest = self.newest()
         step = (sigma - running) * newest
-        self.running_mean.add_((mean.to(self.running_mean.dtype) - self.running_mean) * newest)
-        self.running_var.add_((step * (2 * running + step)).to(self.running_var.dtype))  # (running + step)^2 - eps
+        move(self.running_mean, self.running_mean + (mean.to(self.running_mean.dtype) - self.running_mean) * newest)
+        change = step * (2 * running + step)  # (running + step)^2 - running^2
+        move(self.running_var, self.running_var + change.to(self.running_var.dtype))
         return r, d
 
     def extra_repr(self) -> str:

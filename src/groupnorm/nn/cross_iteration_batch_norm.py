@@ -9,13 +9,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
+from groupnorm import functional
 from groupnorm.errors import ArgumentError, WiringError
-from groupnorm.nn.base import BatchTypeNorm, check_count, check_several
+from groupnorm.nn.base import BatchTypeNorm, check_count, check_several, refuse_recomputation
 from groupnorm.ops.moments import map_moments, per_map, pool
 from groupnorm.sets import batch_set
 
 _BATCH = batch_set()
-_PUBLISHED_STEPS = 500_000  # 100 epochs of ImageNet at batch 256, of which the source burns in 8
 
 
 @dataclass(frozen=True)
@@ -84,10 +84,10 @@ class CrossIterationBatchNorm(BatchTypeNorm):
         **options: Any,
     ) -> None:
         check_count("window", window)
+        functional.check_integer("burn_in_steps", burn_in_steps)
         super().__init__(num_features, eps, momentum, affine, **options)
         self.window, self.burn_in_steps = window, burn_in_steps
-        self._past: list[_Past] = []
-        self._steps = 0  # num_batches_tracked, without waiting for the device
+        self._burn_in = burn_in_steps
         self._layer: tuple[nn.Module, ...] = ()  # in a tuple, so that it is not a submodule of this one too
 
     def attach(self, convolution: nn.Module) -> None:
@@ -101,8 +101,15 @@ class CrossIterationBatchNorm(BatchTypeNorm):
         self._layer = (convolution,)
 
     def set_total_steps(self, steps: int) -> None:
-        """Burn in for the share of the training that the source does: 8 of 100 epochs."""
-        self.burn_in_steps = min(40_000, steps * 40_000 // _PUBLISHED_STEPS)
+        """Burn in for at most the share of the training that the source does: 8 of 100 epochs."""
+        check_count("steps", steps)
+        self._burn_in = min(self.burn_in_steps, steps * 8 // 100)
+
+    def reset_running_stats(self) -> None:
+        """Set the running statistics back, and empty the window."""
+        super().reset_running_stats()
+        self._past: list[_Past] = []
+        self._steps = 0  # num_batches_tracked, without waiting for the device
 
     def normalize_batch(self, x: Tensor) -> Tensor:
         if not self._layer:
@@ -110,12 +117,13 @@ class CrossIterationBatchNorm(BatchTypeNorm):
                 "CrossIterationBatchNorm has no convolution attached; expected the layer before it: call "
                 "groupnorm.wire_(model, example_input) once the model is built"
             )
+        refuse_recomputation(self)
         elements = _BATCH.size(x.shape)
         check_several(elements, x.shape)
         means, variances = pool(*map_moments(x), _BATCH)
         mean, variance = means[0], variances[0]
         self.update_running(mean, variance * elements / (elements - 1))
-        if self._steps >= self.burn_in_steps and torch.is_grad_enabled():
+        if self._steps >= self._burn_in and torch.is_grad_enabled():
             now = self._now(mean, variance)
             entries = [(mean, variance), *(past.at(now.weight) for past in self._past)]
             all_means = torch.stack([entry[0] for entry in entries])
@@ -142,6 +150,12 @@ class CrossIterationBatchNorm(BatchTypeNorm):
         copies = (mean, variance, weight, *slopes)
         return _Past(*(t.detach().to(mean.dtype, copy=True) for t in copies))
 
+    def _apply(self, fn: Any, recurse: bool = True) -> CrossIterationBatchNorm:
+        """Move the window with the module, as ``.to(device)`` does."""
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        self._past = [_Past(**{name: fn(t) for name, t in vars(past).items()}) for past in self._past]
+        return self
+
     def get_extra_state(self) -> dict[str, Any]:
         """The window, for the state_dict."""
         return {"steps": self._steps, "past": [asdict(past) for past in self._past]}
@@ -163,7 +177,13 @@ class CrossIterationBatchNorm(BatchTypeNorm):
 def _weight(layer: nn.Module) -> Tensor:
     """The parameter behind the weight of a layer: the original one where it is parametrised."""
     if parametrize.is_parametrized(layer, "weight"):
-        return layer.parametrizations.weight.original  # type: ignore[union-attr, return-value]
+        original = getattr(layer.parametrizations.weight, "original", None)  # type: ignore[union-attr]
+        if not isinstance(original, Tensor):
+            raise ArgumentError(
+                f"the weight of {type(layer).__name__} is made of several parameters; expected one, as standardisation "
+                f"keeps it: use another norm, or parametrise the layer otherwise"
+            )
+        return original
     weight = layer.weight
     assert isinstance(weight, Tensor)
     return weight

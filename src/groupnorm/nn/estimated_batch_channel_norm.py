@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from groupnorm.functional import check_group_elements
-from groupnorm.nn.base import check_count, upcast
+from groupnorm.nn.base import check_count, refuse_recomputation, upcast
 from groupnorm.nn.batch_channel_norm import BatchChannelNorm
 from groupnorm.ops.moments import map_moments, pool
 from groupnorm.sets import batch_set
@@ -84,8 +84,11 @@ class EstimatedBatchChannelNorm(BatchChannelNorm):
 
     def normalize_batch(self, x: Tensor) -> Tensor:
         check_group_elements(x.shape, self.num_groups)
+        refuse_recomputation(self)
         with torch.no_grad():
             mean, variance = pool(*map_moments(x), _BATCH)
-            around = variance[0] + (mean[0] - upcast(self.running_mean)).square()
+            # there is no estimate before the first step, which takes the moments of its batch as they are
+            away = (mean[0] - upcast(self.running_mean)) * (self.num_batches_tracked > 0)
+            around = variance[0] + away.square()
             self.update_running(mean[0], around)
         return self.normalize_running(x)

@@ -75,10 +75,20 @@ def parse(spec: str) -> Spec:
     row = CATALOG.get(match[2]) if match else None
     if match is None or row is None or row.make is None or (match[4] and not row.number):
         known = [row.spec for row in CATALOG.values() if row.make is not None]
-        raise UnknownNameError("norm", str(spec), [*known, "gn:8", "gn:c16", "ws+gn", "ws+bn"])
+        raise UnknownNameError("norm", str(spec), [*known, "gn:8", "gn:c16", "ws+gn", "ws+bn"], _other_names())
     if match[3] and row.number != "groups":
         raise UnknownNameError("norm", spec, [f"{row.spec}:{match[4]}"])
     return Spec(row, int(match[4]) if match[4] else None, bool(match[3]), bool(match[1]))
+
+
+def _other_names() -> dict[str, str]:
+    """What users call the norms elsewhere: "groupnorm" and "group" are gn."""
+    found = {"gn+ws": "ws+gn", "bn+ws": "ws+bn"}
+    for row in CATALOG.values():
+        if row.make is not None and row.spec != "none":
+            name = row.title.lower().replace("normalization", "norm").replace(" ", "")
+            found |= {name: row.spec, name.removesuffix("norm"): row.spec, row.title.lower(): row.spec}
+    return found
 
 
 def check_spec(spec: str) -> None:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from groupnorm.nn.base import BatchTypeNorm, check_count
+from groupnorm.nn.base import BatchTypeNorm, check_count, check_several
 
 
 class GhostBatchNorm(BatchTypeNorm):
@@ -53,6 +54,9 @@ class GhostBatchNorm(BatchTypeNorm):
         self.ghost_size = ghost_size
 
     def normalize_batch(self, x: Tensor) -> Tensor:
+        rest = len(x) % self.ghost_size or self.ghost_size
+        last = x[-rest:]
+        check_several(len(last) * math.prod(x.shape[2:]), last.shape)  # before anything moves
         batch_norm = super().normalize_batch
         return torch.cat([batch_norm(chunk) for chunk in x.split(self.ghost_size)])
 

@@ -10,7 +10,7 @@ from torch.autograd.function import once_differentiable
 
 from groupnorm.errors import ArgumentError, SingleElementError
 from groupnorm.functional import check_integer
-from groupnorm.nn.base import BatchTypeNorm, check_count, upcast
+from groupnorm.nn.base import BatchTypeNorm, check_count, refuse_recomputation, upcast
 from groupnorm.ops.moments import second_moment
 from groupnorm.ops.reference import per_channel
 from groupnorm.ops.saved import saved
@@ -116,6 +116,7 @@ class MovingAverageBatchNorm(BatchTypeNorm):
                 f"input {tuple(x.shape)} has 1 element per channel, of which the first steps keep the sign alone; "
                 f"expected at least 2: use a larger batch or larger feature maps"
             )
+        refuse_recomputation(self)
         window = max(self.real_batch // len(x), 1)
         scale, r, averaged = self._statistics(second_moment(x.detach()).mean(0), window)
         y: Tensor = _Normalize.apply(x, scale, r, averaged, self.past_psi, window)
@@ -128,6 +129,7 @@ class MovingAverageBatchNorm(BatchTypeNorm):
         warmup, renorm = (min(n, self._most) for n in (self.warmup_steps, self.renorm_steps))
         averaged = saved((step > window) & (step >= warmup))
         past = _moved_on(self.past_chi2, chi2)
+        past = torch.where(chi2.isfinite(), past, self.past_chi2)
         chi2 = torch.where(averaged, past[-window:].mean(0), chi2)
         scale = saved((chi2 + self.eps).rsqrt())
         ratio = (upcast(self.running_var) + self.eps).rsqrt() / scale
@@ -139,7 +141,9 @@ class MovingAverageBatchNorm(BatchTypeNorm):
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *rest: Any) -> None:
         if f"{prefix}past_chi2" not in state_dict:  # of batch norm: an empty window, and the schedule from its start
             for name in ("past_chi2", "past_psi", "num_batches_tracked"):
-                state_dict[f"{prefix}{name}"] = torch.zeros_like(getattr(self, name))
+                state_dict[f"{prefix}{name}"] = torch.zeros_like(
+                    getattr(self, name), device=state_dict[f"{prefix}running_var"].device
+                )
         super()._load_from_state_dict(state_dict, prefix, *rest)
 
     def extra_repr(self) -> str:

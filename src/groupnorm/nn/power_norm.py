@@ -10,7 +10,7 @@ from torch.autograd.function import once_differentiable
 
 from groupnorm.errors import ArgumentError, SingleElementError
 from groupnorm.functional import check_groups, check_integer
-from groupnorm.nn.base import BatchTypeNorm, check_fraction, upcast
+from groupnorm.nn.base import BatchTypeNorm, check_count, check_fraction, refuse_recomputation, upcast
 from groupnorm.ops.moments import second_moment
 from groupnorm.ops.reference import per_channel
 from groupnorm.ops.saved import saved
@@ -92,6 +92,7 @@ class PowerNorm(BatchTypeNorm):
 
     def set_total_steps(self, steps: int) -> None:
         """Let the warm-up be at most a tenth of the training."""
+        check_count("steps", steps)
         self._warmup = min(self.warmup_steps, steps // 10)
 
     def reset_running_stats(self) -> None:
@@ -107,6 +108,7 @@ class PowerNorm(BatchTypeNorm):
                 f"input {tuple(x.shape)} has 1 element per channel, of which the first steps keep the sign alone; "
                 f"expected at least 2: use a larger batch or larger feature maps"
             )
+        refuse_recomputation(self)
         x = self._scale_groups(x)
         scale, batch_scale = self._statistics(second_moment(x.detach()).mean(0))
         y: Tensor = _Normalize.apply(x, scale, batch_scale, self.nu, self.backward_momentum)
@@ -141,7 +143,9 @@ class PowerNorm(BatchTypeNorm):
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *rest: Any) -> None:
         if f"{prefix}nu" not in state_dict:  # of batch norm: the warm-up starts
             for name in ("nu", "num_batches_tracked"):
-                state_dict[f"{prefix}{name}"] = torch.zeros_like(getattr(self, name))
+                state_dict[f"{prefix}{name}"] = torch.zeros_like(
+                    getattr(self, name), device=state_dict[f"{prefix}running_var"].device
+                )
         super()._load_from_state_dict(state_dict, prefix, *rest)
 
     def extra_repr(self) -> str:

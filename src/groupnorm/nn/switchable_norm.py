@@ -76,7 +76,8 @@ class SwitchableNorm(BatchTypeNorm):
         return self._normalize(x, instance, (mean, variance))
 
     def normalize_running(self, x: Tensor) -> Tensor:
-        running = upcast(self.running_mean)[None], upcast(self.running_var)[None]
+        # copies, because a training pass before the backward pass moves the running statistics
+        running = upcast(self.running_mean)[None].clone(), upcast(self.running_var)[None].clone()
         return self._normalize(x, map_moments(x), running)
 
     def _normalize(self, x: Tensor, instance: _Moments, batch: _Moments) -> Tensor:

@@ -8,17 +8,18 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from groupnorm.nn.base import check_channels, check_several, upcast
+from groupnorm.nn.base import BatchTypeNorm, check_channels, check_several, upcast
 from groupnorm.ops.moments import map_moments
 from groupnorm.ops.reference import affine, per_channel
 
 _TORCHS = ("cuda", "hpu", "xpu", torch._C._get_privateuse1_backend_name())
 
 
-class SyncBatchNorm(nn.SyncBatchNorm):
-    r"""Batch norm over the batches of all processes; a drop-in for :class:`torch.nn.SyncBatchNorm`.
+class SyncBatchNorm(BatchTypeNorm):
+    r"""Batch norm over the batches of all processes: :class:`torch.nn.SyncBatchNorm`, on any device.
 
-    Torch's class computes on GPUs and refuses CPU tensors. This one leaves the GPUs to torch and adds the rest, over
+    Torch's class computes on GPUs and refuses CPU tensors, and DistributedDataParallel refuses that class on a CPU, so
+    this one does not derive from it. It leaves the GPUs to torch's computation and adds the rest, over
     any process group (gloo), so that what trains on a cluster can be tested on a laptop. The processes merge their
     counts, means and variances as Chan et al. (1983) do, so that batches of different sizes, and empty ones, count for
     what they hold.
@@ -30,10 +31,8 @@ class SyncBatchNorm(nn.SyncBatchNorm):
         eps: added to the variance, inside the square root. Default: 1e-5.
         momentum: weight of the newest statistics in the running ones; None averages. Default: 0.1.
         affine: learn a scale and a shift per channel. Default: True.
-        track_running_stats: keep running statistics for evaluation. Default: True.
         process_group: the processes that share statistics. Default: all.
-        device: of the parameters and buffers.
-        dtype: of the parameters and buffers.
+        **options: ``device`` and ``dtype``.
 
     Shape:
         ``(N, C, *)`` in and out.
@@ -45,20 +44,38 @@ class SyncBatchNorm(nn.SyncBatchNorm):
     Source: Peng et al. 2018 (MegDet, arXiv:1711.07240), section 3.3.
     """
 
+    _check_input_dim = nn.SyncBatchNorm._check_input_dim
+    _check_non_zero_input_channels = nn.SyncBatchNorm._check_non_zero_input_channels
+
+    def __init__(
+        self,
+        num_features: int,
+        eps: float = 1e-5,
+        momentum: float | None = 0.1,
+        affine: bool = True,
+        process_group: dist.ProcessGroup | None = None,
+        **options: Any,
+    ) -> None:
+        super().__init__(num_features, eps, momentum, affine, **options)
+        self.process_group = process_group
+
     def forward(self, input: Tensor) -> Tensor:
-        check_channels(input, self.num_features)
-        synchronised = self.training and dist.is_available() and dist.is_initialized()
-        if not synchronised or input.device.type in _TORCHS:
-            if self.training and not synchronised:
-                check_several(input.numel() // self.num_features, input.shape)
-            return super().forward(input)
-        x = upcast(input)
+        if self.training and dist.is_available() and dist.is_initialized():
+            check_channels(input, self.num_features)
+            if input.device.type in _TORCHS:
+                y: Tensor = nn.SyncBatchNorm.forward(self, input)  # type: ignore[arg-type]
+                return y
+            # an empty batch too takes part in the sums of the others
+            return affine(self.normalize_batch(upcast(input)), self.weight, self.bias).to(input.dtype)
+        return super().forward(input)
+
+    def normalize_batch(self, x: Tensor) -> Tensor:
+        if not (dist.is_available() and dist.is_initialized()):
+            return super().normalize_batch(x)
         mean, variance, count = self._moments(x)
-        check_several(int(count), input.shape)
-        self._update_running(mean.detach(), variance.detach(), float(count))
-        scale = (variance + self.eps).rsqrt()
-        y = (x - per_channel(mean, x)) * per_channel(scale, x)
-        return affine(y, self.weight, self.bias).to(input.dtype)
+        check_several(int(count), x.shape)
+        self.update_running(mean.detach(), variance.detach() * count / (count - 1))
+        return (x - per_channel(mean, x)) * per_channel((variance + self.eps).rsqrt(), x)
 
     def _moments(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Mean and biased variance ``[C]`` over all processes, and how many elements each is made of."""
@@ -74,15 +91,6 @@ class SyncBatchNorm(nn.SyncBatchNorm):
         share = count / total
         joint = _sum(mean * share, self.process_group)
         return joint, _sum((variance + (mean - joint).square()) * share, self.process_group), total
-
-    @torch.no_grad()
-    def _update_running(self, mean: Tensor, variance: Tensor, count: float) -> None:
-        if self.running_mean is None or self.running_var is None or self.num_batches_tracked is None:
-            return
-        self.num_batches_tracked.add_(1)
-        newest = self.momentum if self.momentum is not None else 1 / float(self.num_batches_tracked)
-        self.running_mean.lerp_(mean.to(self.running_mean.dtype), newest)
-        self.running_var.lerp_((variance * count / (count - 1)).to(self.running_var.dtype), newest)
 
 
 class _Sum(torch.autograd.Function):

@@ -6,7 +6,7 @@ run without it, and :func:`wire_` connects them when the model is complete.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Protocol, runtime_checkable
 
 import torch
@@ -33,7 +33,7 @@ def mark_standardized(norm: nn.Module) -> nn.Module:
     return norm
 
 
-def wire_(model: nn.Module, *example: Any) -> list[tuple[str, str]]:
+def wire_(model: nn.Module, *example: Any, **options: Any) -> list[tuple[str, str]]:
     """Connect each norm that needs it with the convolution or linear layer before it, in place.
 
     One forward pass in evaluation mode finds the pairs: a norm belongs to the layer whose output tensor it receives.
@@ -44,6 +44,7 @@ def wire_(model: nn.Module, *example: Any) -> list[tuple[str, str]]:
     Args:
         model: the finished network.
         *example: arguments of its forward, such as two images.
+        **options: keyword arguments of its forward.
 
     Returns:
         ``(path of the layer, path of the norm)`` of each pair, in the order of the forward pass.
@@ -66,7 +67,7 @@ def wire_(model: nn.Module, *example: Any) -> list[tuple[str, str]]:
     for norm in standardized:
         _unmark(norm)
     try:
-        before = _layers_before(model, dict.fromkeys([*standardized, *attached]), example)
+        before = _layers_before(model, dict.fromkeys([*standardized, *attached]), lambda: model(*example, **options))
         names = {module: name for name, module in model.named_modules()}
         pairs = _pairs(before, attached, names)
         layers = [layer for layer, norm in pairs if norm in standardized and not is_standardized(layer)]
@@ -85,7 +86,7 @@ def wire_(model: nn.Module, *example: Any) -> list[tuple[str, str]]:
 
 
 def _layers_before(
-    model: nn.Module, norms: Iterable[nn.Module], example: tuple[Any, ...]
+    model: nn.Module, norms: Iterable[nn.Module], run: Callable[[], object]
 ) -> dict[nn.Module, list[nn.Module | None]]:
     """The convolution or linear layer whose output each norm receives, call by call; None where it is something else.
 
@@ -109,7 +110,7 @@ def _layers_before(
     try:
         model.eval()
         with torch.no_grad():
-            model(*example)
+            run()
     finally:
         for hook in hooks:
             hook.remove()
