@@ -39,9 +39,10 @@ def standings(result: Result) -> Figure:
         ends = f"from {X_NAMES[x]} {sizes[0]} to {sizes[-1]}" if len(sizes) > 1 else ""
         headings(figure, "Where each norm stands", f"validation error {ends}, ranked at the smallest")
         axes = figure.subplots()
+        worse = False
         for row, norm in enumerate(order):
             own = summary[summary["norm"] == norm].sort_values(x, ascending=False)
-            _row(axes, row, own, x, sizes[-1])
+            worse |= _row(axes, row, own, x, sizes[-1])
         _scale(axes, summary["error"] if len(summary) else [])
         axes.set_yticks(range(len(order)), [looks[norm].label for norm in order])
         for tick, norm in zip(axes.get_yticklabels(), order, strict=True):
@@ -50,7 +51,7 @@ def standings(result: Result) -> Figure:
                 tick.set_fontweight("bold")
         axes.set_ylim(len(order) - 0.4, -0.6)
         if len(sizes) > 1:
-            _legend(figure, x, sizes)
+            _legend(figure, x, sizes, worse)
     return figure
 
 
@@ -65,7 +66,8 @@ def ranking(summary: pd.DataFrame, x: str) -> list[str]:
     )
 
 
-def _row(axes: Axes, row: int, own: pd.DataFrame, x: str, smallest: int) -> None:
+def _row(axes: Axes, row: int, own: pd.DataFrame, x: str, smallest: int) -> bool:
+    """Draw a norm; returns whether its error more than doubles."""
     known = own[own["finished"] > 0]
     worse = len(known) > 1 and known["error"].iloc[-1] > 2 * known["error"].iloc[0]
     color = _FAR if worse else INK
@@ -92,6 +94,7 @@ def _row(axes: Axes, row: int, own: pd.DataFrame, x: str, smallest: int) -> None
             size=8.5,
             color=_FAR,
         )
+    return worse
 
 
 def _scale(axes: Axes, errors: Iterable[float]) -> None:
@@ -109,11 +112,14 @@ def _scale(axes: Axes, errors: Iterable[float]) -> None:
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}%"))
 
 
-def _legend(figure: Figure, x: str, sizes: Sequence[int]) -> None:
+def _legend(figure: Figure, x: str, sizes: Sequence[int], worse: bool) -> None:
     handles = [
         Line2D([], [], marker="o", linestyle="", markersize=5, color=_QUIET, markerfacecolor="none"),
         Line2D([], [], marker="o", linestyle="", markersize=7, color=INK),
         Line2D([], [], marker="o", linestyle="", markersize=7, color=_FAR),
     ]
     names = [f"{X_NAMES[x]} {sizes[0]}", f"{X_NAMES[x]} {sizes[-1]}", "more than twice the error at the largest"]
-    figure.legend(handles, names, loc="outside lower left", ncols=3, frameon=False, borderaxespad=0.2, fontsize=9)
+    shown = 3 if worse else 2
+    figure.legend(
+        handles[:shown], names[:shown], loc="outside lower left", ncols=3, frameon=False, borderaxespad=0.2, fontsize=9
+    )
