@@ -327,7 +327,7 @@ def test_an_unknown_norm_names_the_nearest(name: str, nearest: str) -> None:
 
 def test_a_name_like_no_other_gets_no_guess() -> None:
     with pytest.raises(UnknownNameError) as info:
-        norm_layer("whitening")
+        norm_layer("xyzzy")
     assert "did you mean" not in str(info.value)
 
 

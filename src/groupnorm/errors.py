@@ -61,9 +61,10 @@ class UnknownNameError(ArgumentError):
 
     def __init__(self, kind: str, name: str, known: Iterable[str], aliases: Mapping[str, str] | None = None) -> None:
         names = list(known)
-        by_lower = {known.lower(): known for known in reversed(names)} | dict(aliases or {})
-        near = get_close_matches(name.lower(), by_lower, n=1, cutoff=0.6)
-        hint = f"; did you mean {by_lower[near[0]]!r}?" if near else ""
+        by_lower = {known.lower(): known for known in reversed(names)}
+        meant = by_lower | dict(aliases or {})
+        near = get_close_matches(name.lower(), meant, n=1) or get_close_matches(name.lower(), by_lower, n=1, cutoff=0.5)
+        hint = f"; did you mean {meant[near[0]]!r}?" if near else ""
         super().__init__(f"unknown {kind} {name!r}; expected one of: {', '.join(names)}{hint}")
 
     def __reduce__(self) -> tuple[Any, ...]:
