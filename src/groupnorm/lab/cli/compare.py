@@ -28,7 +28,10 @@ def compare(
         "dataset"
     ],
     model: Annotated[str, typer.Option(help="Name or package.module:factory.")] = _DEFAULT["model"],
-    norms: Annotated[str, typer.Option(help="Comma-separated specs, such as gn, gn:8, gn:c16.")] = _list("norms"),
+    norms: Annotated[
+        str,
+        typer.Option(help="Comma-separated specs, such as gn, gn:8, ws+gn; all: every norm that replaces batch norm."),
+    ] = _list("norms"),
     batch_sizes: Annotated[str, typer.Option(help="Comma-separated images per step.")] = _list("batch_sizes"),
     normalization_batch: Annotated[
         str,
