@@ -1,6 +1,8 @@
 """Synchronised batch norm over two processes against batch norm on the joined batch."""
 
 import json
+import os
+import socket
 import subprocess
 import sys
 
@@ -51,8 +53,10 @@ def two_processes(folder, layer, batches, sizes):
 
 
 def run_twice(command, *arguments):
-    """Run a program as process 0 and as process 1."""
-    processes = [subprocess.Popen([*command, str(rank), *arguments]) for rank in (0, 1)]
+    """Run a program as process 0 and as process 1, which talk over the loopback interface."""
+    loopback = next(name for _, name in socket.if_nameindex() if name.startswith("lo"))
+    environment = os.environ | {"GLOO_SOCKET_IFNAME": loopback}
+    processes = [subprocess.Popen([*command, str(rank), *arguments], env=environment) for rank in (0, 1)]
     assert [process.wait(120) for process in processes] == [0, 0]
 
 
