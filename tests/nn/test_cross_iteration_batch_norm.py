@@ -103,6 +103,19 @@ def test_the_same_batch_and_weight_again_is_batch_norm():
     torch.testing.assert_close(model.eval()(x), batch_norm.eval()(model[0](x)))
 
 
+def test_the_authors_unbiased_variance_is_larger_and_their_eps_outside_the_root_counts_more():
+    model = network(4, steps=10, eps=1e-3)
+    x = 0.05 * torch.randn(2, 2, 4, 3, dtype=torch.float64)
+    y, m = model[0](x), 2 * 2 * 1
+    centred = y - per_channel(y.mean(AXES), y)
+    deviation = y.var(AXES, correction=0).sqrt()
+    torch.testing.assert_close(model(x), centred / per_channel((deviation.square() + 1e-3).sqrt(), y))
+    theirs = centred / per_channel(y.var(AXES).sqrt() + 1e-3, y)
+    unbiased = deviation * (m / (m - 1)) ** 0.5
+    torch.testing.assert_close(theirs, centred / per_channel(unbiased + 1e-3, y))
+    assert ((model(x) - theirs).abs().amax(AXES) > 0.1 * theirs.abs().amax(AXES)).all()
+
+
 def test_the_burn_in_is_batch_norm_and_keeps_no_window():
     model = network(4, steps=2)
     batch_norm = nn.BatchNorm2d(5).double()
