@@ -12,8 +12,6 @@ from groupnorm.ops.moments import map_moments, per_map, pool
 from groupnorm.ops.reference import affine, per_channel
 from groupnorm.sets import batch_set
 
-__all__ = ["BatchTypeNorm", "SampleNorm", "check_channels", "check_several", "upcast"]
-
 _BATCH = batch_set()
 
 

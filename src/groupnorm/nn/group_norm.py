@@ -7,7 +7,8 @@ import torch.fx
 from torch import Tensor, nn
 
 from groupnorm import functional
-from groupnorm.errors import ArgumentError, DivisibilityError, ShapeError
+from groupnorm.errors import ArgumentError, DivisibilityError
+from groupnorm.nn.base import check_channels
 
 
 class GroupNorm(nn.GroupNorm):
@@ -100,12 +101,7 @@ class GroupNorm(nn.GroupNorm):
 @torch.fx.wrap  # a leaf to symbolic tracing: it looks at shapes
 def _check(input: Tensor, num_channels: int, num_groups: int, training: bool) -> None:
     """Raise when the input is not what the module was made for."""
-    functional.check_input(input)
-    if input.shape[1] != num_channels:
-        raise ShapeError(
-            f"input has shape {tuple(input.shape)}, {input.shape[1]} channels; expected (N, C, *) with "
-            f"C={num_channels}: channels come second"
-        )
+    check_channels(input, num_channels)
     if training:
         functional.check_group_elements(input.shape, num_groups)
 

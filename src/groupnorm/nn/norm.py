@@ -40,7 +40,7 @@ class Norm:
         paper: authors, year and arXiv number.
         sets: what shares statistics, as data, given the number that the spec may carry.
         advice: when to use it, in one line.
-        make: ``make(num_channels, number, **options)`` returns the module; None: it replaces no batch norm.
+        make: ``make(num_channels, number, **options)`` returns the module; None: it is no layer, but a parametrization.
         number: what "spec:8" sets: "groups", "examples", "window" or "parts" (of the merged axis); "" for nothing.
         default: that number when the spec carries none; None is the default number of groups for the channels.
         of: whose axes the sets cut: feature maps, or the weights of a convolution.
