@@ -103,37 +103,53 @@ def test_runs_of_one_seed_share_initial_weights_and_image_order_across_norms(dig
     bn, gn = Training(cell(digits, norm="bn"), digits), Training(cell(digits, norm="gn"), digits)
     assert torch.equal(bn.model.conv.weight, gn.model.conv.weight)
     assert torch.equal(bn.model.fc.weight, gn.model.fc.weight)
-    for (images, labels), (same_images, same_labels) in zip(bn._batches(), gn._batches(), strict=True):
+    for (images, labels), (same_images, same_labels) in zip(bn.batches(), gn.batches(), strict=True):
         assert torch.equal(images, same_images)
         assert torch.equal(labels, same_labels)
 
 
 def test_epochs_visit_every_image_in_a_new_order(digits):
     training = Training(cell(digits, batch_size=16), digits)
-    first = torch.cat([labels for _, labels in training._batches()])
+    first = torch.cat([labels for _, labels in training.batches()])
     training.epochs_done = 1
-    second = torch.cat([labels for _, labels in training._batches()])
+    second = torch.cat([labels for _, labels in training.batches()])
     assert torch.equal(first.sort().values, second.sort().values)
     assert not torch.equal(first, second)
 
 
+def test_the_step_schedule_is_the_papers(digits):
+    training = Training(cell(digits, epochs=100, batch_size=32, schedule="step"), digits)
+    at = {epoch: training.learning_rate(epoch * training.steps_per_epoch) for epoch in (0, 29, 30, 59, 60, 89, 90, 99)}
+    expected = {0: 0.1, 29: 0.1, 30: 0.01, 59: 0.01, 60: 0.001, 89: 0.001, 90: 0.0001, 99: 0.0001}
+    assert at == pytest.approx(expected)
+
+
+def test_a_warm_up_rises_in_a_straight_line_to_the_schedule(digits):
+    training = Training(cell(digits, epochs=10, batch_size=32, warmup_epochs=2.0, schedule="step"), digits)
+    steps = 2 * training.steps_per_epoch
+    assert [training.learning_rate(step) for step in range(steps)] == pytest.approx(
+        [0.1 * (step + 1) / steps for step in range(steps)]
+    )
+    assert training.learning_rate(steps) == pytest.approx(0.1)
+
+
 def test_the_learning_rate_is_proportional_to_the_batch_and_falls_to_zero(digits):
     small, large = Training(cell(digits, batch_size=8), digits), Training(cell(digits, batch_size=32), digits)
-    assert large._learning_rate(0) == pytest.approx(0.1)
-    assert small._learning_rate(0) == pytest.approx(0.1 * 8 / 32)
-    assert small._learning_rate(small.steps_per_epoch * 2) == pytest.approx(0, abs=1e-12)
+    assert large.learning_rate(0) == pytest.approx(0.1)
+    assert small.learning_rate(0) == pytest.approx(0.1 * 8 / 32)
+    assert small.learning_rate(small.steps_per_epoch * 2) == pytest.approx(0, abs=1e-12)
 
 
 def test_a_normalization_batch_is_the_mean_of_the_workers_gradients(digits):
     training = Training(cell(digits, norm="bn", batch_size=16, normalization_batch=4), digits)
-    images, labels = next(training._batches())
+    images, labels = next(training.batches())
     training.model.train()
     expected = [torch.zeros_like(p) for p in training.model.parameters()]
     for part, target in zip(images.split(4), labels.split(4), strict=True):
         loss = nn.functional.cross_entropy(training.model(part), target)
         for total, gradient in zip(expected, torch.autograd.grad(loss, list(training.model.parameters())), strict=True):
             total += gradient / 4
-    training._step(images, labels)
+    training.step(images, labels)
     for parameter, gradient in zip(training.model.parameters(), expected, strict=True):
         torch.testing.assert_close(parameter.grad, gradient, rtol=1e-4, atol=1e-6)
 
@@ -142,7 +158,7 @@ def test_group_norm_does_not_notice_the_normalization_batch_but_batch_norm_does(
     def gradients(norm, part):
         training = Training(cell(digits, norm=norm, normalization_batch=part), digits)
         training.model.train()
-        training._step(*next(training._batches()))
+        training.step(*next(training.batches()))
         return torch.cat([p.grad.flatten() for p in training.model.parameters()])
 
     torch.testing.assert_close(gradients("gn", None), gradients("gn", 4), rtol=1e-3, atol=1e-5)
@@ -170,4 +186,4 @@ def test_bf16_trains_through_the_same_code(digits):
 def test_an_incomplete_last_batch_is_dropped(digits):
     training = Training(cell(digits, batch_size=36), digits)
     assert training.steps_per_epoch == 2
-    assert [len(labels) for _, labels in training._batches()] == [36, 36]
+    assert [len(labels) for _, labels in training.batches()] == [36, 36]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict
 
@@ -38,6 +38,13 @@ class Cell(BaseModel):
         device: "cpu" or "cuda".
         precision: "fp32", or "bf16" for autocast.
         threads: CPU threads of the worker; part of the identity because it changes the order of summation.
+        schedule: of the learning rate: "cosine", to zero along half a cosine, or "step", divided by 10 after 30%,
+            60% and 90% of the epochs (Wu & He 2018, section 4.1).
+        warmup_epochs: epochs in which the learning rate first rises from zero in a straight line (Goyal et al. 2017).
+        augment: what happens to each training image, a name of :mod:`groupnorm.lab.augment`; "none" is nothing.
+        processes: processes that each take an equal part of every batch, with gradients averaged over all of them.
+        task: ``package.module:Class``, a :class:`groupnorm.lab.train.Training` of another kind; None is that itself.
+        options: what the task takes besides.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -59,11 +66,20 @@ class Cell(BaseModel):
     device: str
     precision: str
     threads: int
+    schedule: Literal["cosine", "step"] = "cosine"
+    warmup_epochs: float = 0.0
+    augment: str = "none"
+    processes: int = 1
+    task: str | None = None
+    options: dict[str, Any] = {}
 
     @property
     def id(self) -> str:
-        """A readable name that is unique to the configuration, fit for a folder: ``gn-bs2-seed0-1f3a9c2e``."""
-        digest = hashlib.sha256(self.model_dump_json().encode()).hexdigest()[:8]
+        """A readable name that is unique to the configuration, fit for a folder: ``gn-bs2-seed0-1f3a9c2e``.
+
+        What is left at its default does not count, so that a cell keeps its name when cells learn something new.
+        """
+        digest = hashlib.sha256(self.model_dump_json(exclude_defaults=True).encode()).hexdigest()[:8]
         nb = f"-nb{self.normalization_batch}" if self.normalization_batch else ""
         norm = re.sub(r"[^a-z0-9]+", "", self.norm)
         return f"{norm}-bs{self.batch_size}{nb}-seed{self.seed}-{digest}"

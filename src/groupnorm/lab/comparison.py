@@ -64,6 +64,12 @@ class Comparison(BaseModel):
         threads: CPU threads of each worker.
         workers: processes; None is one for each ``threads`` cores, and one on a GPU.
         tensorboard: also write TensorBoard event files.
+        schedule: of the learning rate, "cosine" or "step".
+        warmup_epochs: epochs in which the learning rate rises from zero.
+        augment: what happens to each training image; see :class:`groupnorm.lab.cell.Cell`.
+        processes: processes that share each batch.
+        task: a :class:`groupnorm.lab.train.Training` of another kind, as ``package.module:Class``.
+        options: what the task takes besides.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
@@ -87,6 +93,12 @@ class Comparison(BaseModel):
     threads: PositiveInt = 1
     workers: PositiveInt | None = None
     tensorboard: bool = False
+    schedule: Literal["cosine", "step"] = "cosine"
+    warmup_epochs: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
+    augment: str = "none"
+    processes: PositiveInt = 1
+    task: str | None = None
+    options: dict[str, Any] = {}
 
     @field_validator("norms", mode="before")
     @classmethod

@@ -6,11 +6,11 @@ import math
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from groupnorm.errors import SingleElementError
 from groupnorm.lab import models
@@ -18,9 +18,11 @@ from groupnorm.lab.cell import Cell
 from groupnorm.lab.data import Dataset
 from groupnorm.lab.randomness import get_state, seed_all, set_state
 from groupnorm.lab.records import Record
+from groupnorm.lab.resolve import resolve
 from groupnorm.nn import set_total_steps
 
 _EVALUATION_PIXELS = 500 * 32 * 32  # images evaluated at a time, so that large ones fit into memory too
+_MARKS = (0.3, 0.6, 0.9)  # of the "step" schedule
 _FINITE_CHECK = 100  # steps between two looks at the loss; each look waits for the device
 
 
@@ -32,29 +34,54 @@ class Training:
     """The state of one run: network, optimiser, position.
 
     SGD with momentum and weight decay on all parameters; the learning rate is ``learning_rate * batch_size / 32``
-    (Goyal et al. 2017, as Wu & He 2018 use it) and falls to zero along half a cosine. Each epoch visits the
+    (Goyal et al. 2017, as Wu & He 2018 use it) and falls along the cell's schedule. Each epoch visits the
     training images in a new order and drops the last incomplete batch. Runs with the same seed start from the
     same weights and see the images in the same order, whatever the norm, so that they can be compared in pairs. Norms
     with a schedule of their own are told how many steps the run has.
 
+    An experiment that trains in another way derives from this class and replaces ``build``, ``inputs``, ``order``,
+    ``step`` or ``epoch``; one that measures more adds to ``measure``.
+
     Args:
         cell: what to train.
         dataset: on what.
+
+    Attributes:
+        model: the network.
+        optimizer: over all its parameters.
+        epochs_done: epochs behind us.
     """
 
     def __init__(self, cell: Cell, dataset: Dataset) -> None:
         self.cell, self.dataset = cell, dataset
         self.device = torch.device(cell.device)
+        self.steps_per_epoch = len(dataset.train_images) // cell.batch_size
+        self.epochs_done = 0
         seed_all(cell.seed)
-        example = dataset.batch(dataset.train_images[:2])
-        self.model = models.build(cell.model, cell.norm, example, dataset.num_classes).to(self.device)
+        self.model = self.build().to(self.device)
         self.optimizer = torch.optim.SGD(
             self.model.parameters(), lr=0.0, momentum=cell.momentum, weight_decay=cell.weight_decay, fused=True
         )
-        self.epochs_done = 0
-        self.steps_per_epoch = len(dataset.train_images) // cell.batch_size
         passes = cell.batch_size // cell.statistics_batch
         set_total_steps(self.model, self.steps_per_epoch * cell.epochs * passes)
+
+    def build(self) -> nn.Module:
+        """The network, its weights drawn from torch's current random state."""
+        example = self.inputs(self.dataset.train_images[:2])
+        return models.build(self.cell.model, self.cell.norm, example, self.dataset.num_classes)
+
+    def inputs(self, images: Tensor) -> Tensor:
+        """What the network is shown of stored ``images`` ``[b, C, H, W]``: each channel standardised."""
+        return self.dataset.batch(images)
+
+    def order(self) -> Tensor:
+        """Indices of the training images in the order of this epoch; it depends on the seed and the epoch alone."""
+        generator = torch.Generator().manual_seed(self.cell.seed * 1_000_003 + self.epochs_done)
+        return torch.randperm(len(self.dataset.train_images), generator=generator)
+
+    def measure(self) -> dict[str, float]:
+        """What the record of an epoch tells besides: the validation error, and what an experiment adds."""
+        return {"error": self.error(self.dataset.val_images, self.dataset.val_labels)}
 
     @property
     def finished(self) -> bool:
@@ -62,7 +89,7 @@ class Training:
         return self.epochs_done >= self.cell.epochs
 
     def epoch(self, on_step: Callable[[int], None] = lambda step: None) -> Record:
-        """Train for one epoch, evaluate, and return the record.
+        """Train for one epoch, measure, and return the record.
 
         Args:
             on_step: called after each step with the number of steps done in all.
@@ -74,11 +101,11 @@ class Training:
         begin = time.perf_counter()
         loss, errors = torch.zeros((), device=self.device), torch.zeros((), device=self.device)
         self.model.train()
-        for step, (images, labels) in enumerate(self._batches(), start=self.epochs_done * self.steps_per_epoch + 1):
-            learning_rate = self._learning_rate(step - 1)
+        for step, (images, labels) in enumerate(self.batches(), start=self.epochs_done * self.steps_per_epoch + 1):
+            learning_rate = self.learning_rate(step - 1)
             for group in self.optimizer.param_groups:
                 group["lr"] = learning_rate
-            batch_loss, batch_errors = self._step(images, labels)
+            batch_loss, batch_errors = self.step(images, labels)
             loss += batch_loss
             errors += batch_errors
             if step % _FINITE_CHECK == 0 or step % self.steps_per_epoch == 0:
@@ -93,25 +120,65 @@ class Training:
             "step": self.epochs_done * self.steps_per_epoch,
             "loss": loss.item() / self.steps_per_epoch,
             "train_error": 100 * errors.item() / images_seen,
-            "error": self.validation_error(),
+            **self.measure(),
             "learning_rate": learning_rate,
             "seconds": seconds,
             "images_per_second": images_seen / seconds,
         }
 
-    def validation_error(self) -> float:
-        """Error in percent over the validation images, in evaluation mode."""
+    def batches(self) -> Iterator[tuple[Tensor, Tensor]]:
+        """``(inputs, labels)`` of each step of this epoch."""
+        images, labels = self.dataset.train_images, self.dataset.train_labels
+        for chosen in self.order().split(self.cell.batch_size)[: self.steps_per_epoch]:
+            yield self.inputs(images[chosen].to(self.device)), labels[chosen].to(self.device)
+
+    def step(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """One step of the optimiser; returns the mean loss and the number of errors of the batch.
+
+        With a normalisation batch the images pass through the network in parts whose gradients are averaged, as
+        those of the paper's workers: each part has its own batch statistics.
+        """
+        size = self.cell.statistics_batch
+        loss, errors = torch.zeros((), device=self.device), torch.zeros((), device=self.device)
+        self.optimizer.zero_grad()
+        for part, target in zip(images.split(size), labels.split(size), strict=True):
+            with self.autocast(), _single_elements():
+                logits = self.model(part)
+            part_loss = F.cross_entropy(logits.float(), target) * (len(part) / len(images))
+            part_loss.backward()
+            loss += part_loss.detach()
+            errors += (logits.detach().argmax(1) != target).sum()
+        self.optimizer.step()
+        return loss, errors
+
+    def error(self, images: Tensor, labels: Tensor) -> float:
+        """Error of the network in percent over stored images, in evaluation mode."""
         self.model.eval()
-        images, labels = self.dataset.val_images, self.dataset.val_labels
         size = min(500, max(1, _EVALUATION_PIXELS // images[0, 0].numel()))
         wrong = 0
         with torch.inference_mode():
-            for start in range(0, len(images), size):
-                part = slice(start, start + size)
-                with self._autocast():
-                    logits = self.model(self.dataset.batch(images[part].to(self.device)))
-                wrong += int((logits.argmax(1).cpu() != labels[part]).sum())
+            for part, target in zip(images.split(size), labels.split(size), strict=True):
+                with self.autocast():
+                    logits = self.model(self.inputs(part.to(self.device)))
+                wrong += int((logits.argmax(1).cpu() != target).sum())
         return 100 * wrong / len(images)
+
+    def learning_rate(self, step: int) -> float:
+        """The learning rate of a step, counted from 0."""
+        peak = self.cell.learning_rate * self.cell.batch_size / 32
+        epoch = step / self.steps_per_epoch
+        if epoch < self.cell.warmup_epochs:
+            return peak * (step + 1) / (self.cell.warmup_epochs * self.steps_per_epoch)
+        done = epoch / self.cell.epochs
+        if self.cell.schedule == "step":
+            return peak * 0.1 ** sum(done >= mark for mark in _MARKS)
+        return peak * 0.5 * (1 + math.cos(math.pi * done))
+
+    def autocast(self) -> AbstractContextManager[Any]:
+        """The precision of the cell, around a pass through the network."""
+        if self.cell.precision == "bf16":
+            return torch.autocast(self.device.type, torch.bfloat16)
+        return nullcontext()
 
     def state_dict(self) -> dict[str, Any]:
         """All that is needed to go on as if there had been no break."""
@@ -129,43 +196,15 @@ class Training:
         self.epochs_done = state["epochs_done"]
         set_state(state["random"], self.device)
 
-    def _batches(self) -> Iterator[tuple[Tensor, Tensor]]:
-        """Batches of this epoch; the order depends on the seed and the epoch alone."""
-        images, labels = self.dataset.train_images, self.dataset.train_labels
-        generator = torch.Generator().manual_seed(self.cell.seed * 1_000_003 + self.epochs_done)
-        order = torch.randperm(len(images), generator=generator)
-        size = self.cell.batch_size
-        for step in range(self.steps_per_epoch):
-            chosen = order[step * size : (step + 1) * size]
-            yield self.dataset.batch(images[chosen].to(self.device)), labels[chosen].to(self.device)
 
-    def _step(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        """One step of the optimiser; returns the mean loss and the number of errors of the batch.
+def training(cell: Cell, dataset: Dataset) -> Training:
+    """The training that a cell asks for, from its start.
 
-        With a normalisation batch the images pass through the network in parts whose gradients are averaged, as
-        those of the paper's workers: each part has its own batch statistics.
-        """
-        size = self.cell.statistics_batch
-        loss, errors = torch.zeros((), device=self.device), torch.zeros((), device=self.device)
-        self.optimizer.zero_grad()
-        for part, target in zip(images.split(size), labels.split(size), strict=True):
-            with self._autocast(), _single_elements():
-                logits = self.model(part)
-            part_loss = F.cross_entropy(logits.float(), target) * (len(part) / len(images))
-            part_loss.backward()
-            loss += part_loss.detach()
-            errors += (logits.detach().argmax(1) != target).sum()
-        self.optimizer.step()
-        return loss, errors
-
-    def _learning_rate(self, step: int) -> float:
-        peak = self.cell.learning_rate * self.cell.batch_size / 32
-        return peak * 0.5 * (1 + math.cos(math.pi * step / (self.steps_per_epoch * self.cell.epochs)))
-
-    def _autocast(self) -> AbstractContextManager[Any]:
-        if self.cell.precision == "bf16":
-            return torch.autocast(self.device.type, torch.bfloat16)
-        return nullcontext()
+    Raises:
+        ArgumentError: its task cannot be imported.
+    """
+    kind = Training if cell.task is None else resolve(cell.task, "task")
+    return cast(Training, kind(cell, dataset))
 
 
 @contextmanager

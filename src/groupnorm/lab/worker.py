@@ -25,7 +25,7 @@ from groupnorm.lab.cell import FINAL, Cell, Status
 from groupnorm.lab.data import DataError, Dataset, load
 from groupnorm.lab.environment import environment
 from groupnorm.lab.records import CellFolder, Record, RunFolder
-from groupnorm.lab.train import DivergedError, Training
+from groupnorm.lab.train import DivergedError, Training, training
 
 Emit = Callable[[Record], None]
 
@@ -53,7 +53,7 @@ def run_cell(cell: Cell, folder: CellFolder, load_data: Callable[[], Dataset], e
     status: Status = "finished"
     reason = ""
     try:
-        training = _resume(cell, folder, load_data(), emit)
+        run = _resume(cell, folder, load_data(), emit)
         last = time.monotonic()
 
         def on_step(step: int) -> None:
@@ -62,10 +62,10 @@ def run_cell(cell: Cell, folder: CellFolder, load_data: Callable[[], Dataset], e
                 last = time.monotonic()
                 emit({"kind": "progress", "step": step})
 
-        while not training.finished:
-            record = training.epoch(on_step)
+        while not run.finished:
+            record = run.epoch(on_step)
             folder.append(record)
-            folder.save_checkpoint(training.state_dict())
+            folder.save_checkpoint(run.state_dict())
             emit(record)
     except SingleElementError as error:
         status, reason = "undefined", str(error)
@@ -83,7 +83,7 @@ def run_cell(cell: Cell, folder: CellFolder, load_data: Callable[[], Dataset], e
 
 def _resume(cell: Cell, folder: CellFolder, dataset: Dataset, emit: Emit) -> Training:
     """The training at its last checkpoint; from the start when there is none, or when the environment changed."""
-    training = Training(cell, dataset)
+    run = training(cell, dataset)
     records = folder.records()
     now = {**environment(), "data": cell.data_digest}
     changes = _changes(records[0].get("environment", {}), now) if records else ""
@@ -91,15 +91,15 @@ def _resume(cell: Cell, folder: CellFolder, dataset: Dataset, emit: Emit) -> Tra
     if checkpoint is not None and checkpoint[0] <= len(records):
         count, state = checkpoint
         folder.keep(count)
-        training.load_state_dict(state)
-        return training
+        run.load_state_dict(state)
+        return run
     if changes:
         emit({"kind": "restart", "reason": changes})
     folder.drop_checkpoint()
     folder.keep(0)
     start = {"kind": "start", "cell": cell.model_dump(), "environment": now, "time": time.time()}
     folder.append(start)
-    return training
+    return run
 
 
 def _changes(before: Record, now: Record) -> str:
