@@ -26,7 +26,8 @@ class Cell(BaseModel):
         norm: spec of the normalisation, as :func:`groupnorm.norm_layer` takes it.
         batch_size: images per step of the optimiser.
         normalization_batch: images that pass through the network together and so share batch statistics; None
-            is ``batch_size``. It stands for the images per worker of the paper (Wu & He 2018, section 4.1).
+            is ``batch_size``, or the part of it that one of several processes takes. It stands for the images per
+            worker of the paper (Wu & He 2018, section 4.1).
         seed: of the initial weights and of the order of the images.
         epochs: passes over the training images.
         learning_rate: for 32 images; the rate used is ``learning_rate * batch_size / 32`` (Goyal et al. 2017).
@@ -87,4 +88,4 @@ class Cell(BaseModel):
     @property
     def statistics_batch(self) -> int:
         """Images that share one forward pass, and so the statistics of a batch norm."""
-        return self.normalization_batch or self.batch_size
+        return self.normalization_batch or self.batch_size // self.processes

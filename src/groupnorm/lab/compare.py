@@ -4,19 +4,16 @@ from __future__ import annotations
 
 import os
 import shlex
-from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 from groupnorm.errors import GroupNormError
-from groupnorm.lab.cell import Cell
 from groupnorm.lab.comparison import Comparison, plan
+from groupnorm.lab.conduct import conduct
 from groupnorm.lab.data import Dataset
-from groupnorm.lab.display import Display, Progress, Shows, Silent
 from groupnorm.lab.records import RunFolder
 from groupnorm.lab.result import Result
-from groupnorm.lab.sweep import WORKER, sweep, unfinished
-from groupnorm.lab.tensorboard import EventFiles
+from groupnorm.lab.sweep import WORKER
 
 _planning: list[bool] = []  # not empty while modules of the user's are imported
 
@@ -67,39 +64,24 @@ def default_folder(comparison: Comparison) -> Path:
 
 
 def _run(comparison: Comparison, dataset: Dataset, run: RunFolder, progress: bool) -> Result:
-    cells = comparison.cells(dataset.digest)
-    run.write_request(
-        {
-            "command": shlex.join(comparison.command(run.path)),
-            "config": comparison.model_dump(mode="json"),
-            "dataset": {
-                "name": dataset.name,
-                "note": dataset.note,
-                "train": len(dataset.train_images),
-                "val": len(dataset.val_images),
-                "classes": dataset.num_classes,
-            },
-            "cells": [cell.model_dump() for cell in cells],
-        }
+    request = {
+        "command": shlex.join(comparison.command(run.path)),
+        "config": comparison.model_dump(mode="json"),
+        "dataset": {
+            "name": dataset.name,
+            "note": dataset.note,
+            "train": len(dataset.train_images),
+            "val": len(dataset.val_images),
+            "classes": dataset.num_classes,
+        },
+    }
+    return conduct(
+        comparison.cells(dataset.digest),
+        request,
+        run,
+        images={dataset.digest: len(dataset.train_images)},
+        workers=comparison.worker_count,
+        data_dir=comparison.data_dir,
+        progress=progress,
+        tensorboard=comparison.tensorboard,
     )
-    event_files = _event_files(cells, run) if comparison.tensorboard else None
-    display: Shows = Silent()
-    if progress:
-        known = Progress(cells, run, len(dataset.train_images), comparison.worker_count)
-        display = Display(known, Result(run.path).x)
-    left = unfinished(cells, run)
-    with display, closing(sweep(left, run, comparison.worker_count, comparison.data_dir)) as events:
-        for event in events:
-            display.show(event)
-            if event_files:
-                event_files.add(event["cell"], event)
-    if event_files:
-        event_files.close()
-    return Result(run.path)
-
-
-def _event_files(cells: list[Cell], run: RunFolder) -> EventFiles:
-    event_files = EventFiles(run.path / "tensorboard")
-    for cell in cells:
-        event_files.write(cell, run.cell(cell.id).records())
-    return event_files

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from statistics import fmean
 from typing import Any, Protocol, Self
 
@@ -47,13 +47,13 @@ class Progress:
     Args:
         cells: all cells of the sweep.
         run: their records so far.
-        train_images: images of one epoch.
+        images: number of training images, by the digest of the data.
         workers: cells that train at the same time.
     """
 
-    def __init__(self, cells: Sequence[Cell], run: RunFolder, train_images: int, workers: int) -> None:
+    def __init__(self, cells: Sequence[Cell], run: RunFolder, images: Mapping[str, int], workers: int) -> None:
         self.cells = {cell.id: cell for cell in cells}
-        self.train_images, self.workers = train_images, workers
+        self.images, self.workers = images, workers
         self.status = dict.fromkeys(self.cells, "pending")
         self.steps = dict.fromkeys(self.cells, 0)
         self.error: dict[str, float] = {}
@@ -110,7 +110,7 @@ class Progress:
         return done / total if total else 1.0
 
     def _total_steps(self, cell: Cell) -> int:
-        return self.train_images // cell.batch_size * cell.epochs
+        return self.images[cell.data_digest] // cell.batch_size * cell.epochs
 
     def _passes(self, cell: Cell) -> float:
         return self._total_steps(cell) * cell.batch_size / cell.statistics_batch
@@ -122,11 +122,19 @@ class Display:
     Args:
         progress: what is known of the sweep.
         x: the quantity of the columns, "batch_size" or "normalization_batch".
+        labels: what stands before a cell's norm, by the cell's id; None is nothing.
         console: where to draw; None is standard output.
     """
 
-    def __init__(self, progress: Progress, x: str, console: Console | None = None) -> None:
+    def __init__(
+        self,
+        progress: Progress,
+        x: str,
+        labels: Mapping[str, str] | None = None,
+        console: Console | None = None,
+    ) -> None:
         self.progress, self.x = progress, x
+        self.labels = labels or {}
         self.console = console or Console()
         self.begin = time.monotonic()
         self._live = Live(console=self.console, refresh_per_second=4, get_renderable=self.render)
@@ -152,7 +160,7 @@ class Display:
             ended = len(self.progress.cells) - self.progress.count("pending", "running")
             result = f"{self.progress.error[cell.id]:5.1f}% error" if event["status"] == "finished" else event["status"]
             self.console.print(
-                f"[{ended:>3}/{len(self.progress.cells)}] {cell.norm:<6} batch size {cell.batch_size:<4} "
+                f"[{ended:>3}/{len(self.progress.cells)}] {self._row(cell):<6} batch size {cell.batch_size:<4} "
                 f"seed {cell.seed}: {result}{_left(self.progress.seconds_left)}",
                 markup=False,
                 highlight=False,
@@ -183,13 +191,16 @@ class Display:
         table.add_column("norm", style="bold")
         for column in columns:
             table.add_column(str(column), justify="right", min_width=6)
-        for norm in dict.fromkeys(cell.norm for cell in progress.cells.values()):
+        for row in dict.fromkeys(self._row(cell) for cell in progress.cells.values()):
             entries = []
             for column in columns:
-                here = [c.id for c in progress.cells.values() if c.norm == norm and self._column(c) == column]
+                here = [c.id for c in progress.cells.values() if self._row(c) == row and self._column(c) == column]
                 entries.append(self._entry(here))
-            table.add_row(norm, *entries)
+            table.add_row(row, *entries)
         return Group(Text(f"validation error (%) over {self.x.replace('_', ' ')}", style="bold"), table)
+
+    def _row(self, cell: Cell) -> str:
+        return f"{self.labels.get(cell.id, '')} {cell.norm}".lstrip()
 
     def _column(self, cell: Cell) -> int:
         return cell.batch_size if self.x == "batch_size" else cell.statistics_batch

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from groupnorm.lab.cli import compare, doctor, ls, report
+from groupnorm.lab.cli import claims, compare, doctor, ls, report, run
 
 app = typer.Typer(
     name="groupnorm",
@@ -15,6 +15,8 @@ app = typer.Typer(
 )
 app.command()(compare.compare)
 app.command()(report.report)
+app.command()(run.run)
+app.command()(claims.claims)
 app.command()(ls.ls)
 app.command()(doctor.doctor)
 

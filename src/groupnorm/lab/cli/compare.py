@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import signal
-import sys
-import threading
 import time
 from pathlib import Path
 from typing import Annotated, Any
@@ -13,8 +10,8 @@ import typer
 from rich.console import Console
 
 import groupnorm.lab
-from groupnorm.errors import GroupNormError
-from groupnorm.lab.comparison import Comparison, ConfigurationError
+from groupnorm.lab.cli.outcome import outcome
+from groupnorm.lab.comparison import Comparison
 
 _DEFAULT = {name: field.default for name, field in Comparison.model_fields.items()}
 
@@ -82,22 +79,9 @@ def run(out: Path | None, options: dict[str, Any]) -> None:
     """Run the comparison and its report, and turn the outcome into messages and an exit code."""
     console, errors = Console(), Console(stderr=True)
     begin = time.monotonic()
-    if threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # leaves the workers and the terminal in order
-    try:
+    with outcome():
         result = groupnorm.lab.compare(out=out, **options)
         report = result.report()
-    except ConfigurationError as error:
-        errors.print("[bold red]Nothing was trained; the configuration has these problems:")
-        for problem in error.problems:
-            errors.print(f"  • {problem}", markup=False, highlight=False, soft_wrap=True)
-        raise typer.Exit(2) from None
-    except GroupNormError as error:
-        errors.print(str(error), style="red", markup=False, highlight=False, soft_wrap=True)
-        raise typer.Exit(2) from None
-    except KeyboardInterrupt:
-        errors.print("\nInterrupted. Everything so far is recorded; the same command goes on from here.")
-        raise typer.Exit(130) from None
     failed = result.table[result.table.status.isin(["diverged", "crashed"])]
     for row in failed.itertuples():
         errors.print(f"{row.cell} {row.status}: {row.reason}", markup=False, highlight=False, soft_wrap=True)

@@ -20,12 +20,14 @@ class Kind(StrEnum):
     NORMS = "norms"
     MODELS = "models"
     DATASETS = "datasets"
+    EXPERIMENTS = "experiments"
 
 
 def ls(kind: Annotated[Kind, typer.Argument(help="What to list.")]) -> None:
-    """List the norms, models or datasets."""
+    """List the norms, models, datasets or experiments."""
     console = Console()
-    console.print({Kind.NORMS: _norms, Kind.MODELS: _models, Kind.DATASETS: _datasets}[kind]())
+    tables = {Kind.NORMS: _norms, Kind.MODELS: _models, Kind.DATASETS: _datasets, Kind.EXPERIMENTS: _experiments}
+    console.print(tables[kind]())
     if kind is Kind.DATASETS:
         for form, description in OWN.items():
             console.print(f"{form}\n    {description}", markup=False, highlight=False, soft_wrap=True)
@@ -60,4 +62,13 @@ def _datasets() -> Table:
     table = _table("dataset", "what it is", "one image (C, H, W)", "where from", "licence")
     for name, row in DATASETS.items():
         table.add_row(name, f"{row.title}; {row.source}", row.shape, row.obtained, row.licence)
+    return table
+
+
+def _experiments() -> Table:
+    from groupnorm.lab.experiments import EXPERIMENTS
+
+    table = _table("experiment", "question", "source", "small", "full")
+    for row in EXPERIMENTS.values():
+        table.add_row(row.name, row.question, row.source, row.small.time, row.full.time)
     return table

@@ -1,0 +1,72 @@
+"""``groupnorm claims``: what the literature claims, and what was measured."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from groupnorm.lab.experiments.claim import Finding
+from groupnorm.lab.statistics import Estimate
+
+_COLORS = {"reproduced": "green", "not reproduced": "red", "inconclusive": "yellow", "not run": "dim"}
+
+
+def claims(
+    as_json: Annotated[bool, typer.Option("--json", help="For machines.")] = False,
+    runs: Annotated[
+        Path | None,
+        typer.Option(
+            help="A folder of runs of your own; the records that come with the package unless given.",
+            show_default=False,
+        ),
+    ] = None,
+) -> None:
+    """List every claim with its source, its published number and what was measured, with a verdict."""
+    from groupnorm.lab.experiments import ledger
+
+    findings = ledger.ledger(runs)
+    if as_json:
+        typer.echo(json.dumps(ledger.as_json(findings), indent=1, ensure_ascii=False))
+        return
+    console = Console()
+    console.print(findings_table(findings))
+    counts = Counter(finding.verdict for finding in findings)
+    console.print(", ".join(f"{count} {verdict}" for verdict, count in counts.items()), highlight=False)
+
+
+def findings_table(findings: Sequence[Finding]) -> Table:
+    """One row for each claim: statement and source, what was published, what was measured, the verdict."""
+    table = Table("claim", "published", "measured (mean and 95% interval over seeds)", "verdict", show_lines=True)
+    for finding in findings:
+        claim = finding.claim
+        measured = [
+            f"{effect.name}: {interval(found)}; claimed {effect.expected}"
+            for effect, found in zip(claim.effects, finding.estimates, strict=False)
+        ]
+        head = finding.evidence.head if finding.evidence else {}
+        if head:
+            measured.append(f"[dim]{finding.experiment}, {head['scale']}, {head['date']}[/]")
+        note = f"\n[dim]{claim.note}[/]" if claim.note and finding.verdict != "reproduced" else ""
+        table.add_row(
+            f"{claim.statement}{note}\n[dim]{claim.source}[/]",
+            claim.published,
+            "\n".join(measured),
+            Text(finding.verdict, style=_COLORS[finding.verdict]),
+        )
+    return table
+
+
+def interval(found: Estimate) -> str:
+    """The mean and the interval of an estimate, such as ``+1.2 [+0.3, +2.1], 5 seeds``."""
+    if not found.n:
+        return "no value"
+    bounds = f" [{found.low:+.3g}, {found.high:+.3g}]" if found.n > 1 else ""
+    return f"{found.mean:+.3g}{bounds}, {found.n} seeds"

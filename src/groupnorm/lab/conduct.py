@@ -1,0 +1,62 @@
+"""Carry a sweep out: the request is recorded, what is left is trained, and somebody may watch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from contextlib import closing
+from pathlib import Path
+
+from groupnorm.lab.cell import Cell
+from groupnorm.lab.display import Display, Progress, Shows, Silent
+from groupnorm.lab.records import Record, RunFolder
+from groupnorm.lab.result import Result
+from groupnorm.lab.sweep import sweep, unfinished
+from groupnorm.lab.tensorboard import EventFiles
+
+
+def conduct(
+    cells: Sequence[Cell],
+    request: Record,
+    run: RunFolder,
+    *,
+    images: Mapping[str, int],
+    workers: int,
+    data_dir: Path | None,
+    labels: Mapping[str, str] | None = None,
+    progress: bool = True,
+    tensorboard: bool = False,
+) -> Result:
+    """Train the cells that have no final result in the run folder yet, and return what all of them found.
+
+    Args:
+        cells: all cells of the sweep.
+        request: what is recorded as the run's request, besides the cells.
+        run: the folder; the caller holds its lock.
+        images: number of training images, by the digest of the data.
+        workers: number of processes.
+        data_dir: where the datasets lie.
+        labels: what stands before a cell's norm in the table, by the cell's id; None is nothing.
+        progress: show a live table.
+        tensorboard: also write TensorBoard event files.
+    """
+    run.write_request({**request, "cells": [cell.model_dump() for cell in cells]})
+    event_files = _event_files(cells, run) if tensorboard else None
+    display: Shows = Silent()
+    if progress:
+        display = Display(Progress(cells, run, images, workers), Result(run.path).x, labels)
+    left = unfinished(cells, run)
+    with display, closing(sweep(left, run, workers, data_dir)) as events:
+        for event in events:
+            display.show(event)
+            if event_files:
+                event_files.add(event["cell"], event)
+    if event_files:
+        event_files.close()
+    return Result(run.path)
+
+
+def _event_files(cells: Sequence[Cell], run: RunFolder) -> EventFiles:
+    event_files = EventFiles(run.path / "tensorboard")
+    for cell in cells:
+        event_files.write(cell, run.cell(cell.id).records())
+    return event_files

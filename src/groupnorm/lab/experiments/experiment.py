@@ -1,0 +1,67 @@
+"""What an experiment of the literature consists of: its question, its three scales, its picture and its claims."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal, get_args
+
+from groupnorm.lab.experiments.claim import Claim
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+    from groupnorm.lab.experiments.evidence import Evidence
+
+ScaleName = Literal["smoke", "small", "full"]
+SCALES: tuple[str, ...] = get_args(ScaleName)
+"""From seconds, over minutes on two cores, to the paper's own data, models, schedule and augmentation."""
+
+
+@dataclass(frozen=True)
+class Scale:
+    """An experiment at one size.
+
+    Attributes:
+        arms: the comparisons that each part of it consists of, by a short name: options of
+            :class:`groupnorm.lab.comparison.Comparison`, all of whose cells are trained. The comparisons of an arm
+            have the same data.
+        time: how long it takes, and on what; measured, except for the full scale.
+        result: what came out, or what the paper has at this scale.
+        last: the result of a run is the median over so many of its last epochs (5 in Wu & He 2018, section 4.1).
+    """
+
+    arms: Mapping[str, Sequence[Mapping[str, Any]]]
+    time: str
+    result: str
+    last: int = 1
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """An experiment of the literature, to be run with ``groupnorm run NAME --scale small``.
+
+    Attributes:
+        name: what it is called on the command line.
+        title: in a few words.
+        question: what it answers.
+        source: the paper, and the table or figure.
+        smoke, small, full: the three scales.
+        figure: draws the evidence.
+        claims: what the literature says of it, and how that is measured.
+    """
+
+    name: str
+    title: str
+    question: str
+    source: str
+    smoke: Scale
+    small: Scale
+    full: Scale
+    figure: Callable[[Evidence], Figure]
+    claims: tuple[Claim, ...] = field(default=())
+
+    def scale(self, name: str) -> Scale:
+        """The scale of this name: "smoke", "small" or "full"."""
+        found: Scale = getattr(self, name)
+        return found
