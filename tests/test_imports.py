@@ -17,6 +17,7 @@ LAYERS = ["errors", "sets", "ops", "functional", "nn", "lab"]
 HEAVY = {
     *("triton", "matplotlib", "torchvision", "timm"),
     *("typer", "rich", "pydantic", "pandas", "scipy", "plotly", "jinja2", "sklearn", "tensorboard"),
+    *("mlflow", "wandb", "ray", "submitit"),
 }
 
 

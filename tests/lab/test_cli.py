@@ -70,19 +70,6 @@ def test_a_crashing_model_is_a_result_and_ends_with_1(tmp_path, monkeypatch):
     assert "Traceback" in log.read_text()
 
 
-def test_tensorboard_files_hold_the_curves(tmp_path):
-    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-
-    options = ["--norms", "gn", "--batch-sizes", "16", "--out", tmp_path, *QUICK]
-    assert invoke("compare", *options).exit_code == 0
-    assert not (tmp_path / "tensorboard").exists(), "only on request"
-    assert invoke("compare", *options, "--tensorboard").exit_code == 0  # of cells that were finished before, too
-    (folder,) = (tmp_path / "tensorboard").iterdir()
-    events = EventAccumulator(str(folder)).Reload()
-    assert {"loss", "error", "train_error", "learning_rate"} <= set(events.Tags()["scalars"])
-    assert [event.step for event in events.Scalars("error")] == [4]
-
-
 def test_report_writes_again_what_compare_wrote(tmp_path):
     assert invoke("compare", "--norms", "gn", "--batch-sizes", "16", "--out", tmp_path, *QUICK).exit_code == 0
     before = (tmp_path / "report.html").read_bytes()

@@ -179,7 +179,7 @@ def test_the_command_asks_for_the_same_configuration(tmp_path):
 
     comparison = Comparison(
         norms=("bn", "gn:8"), batch_sizes=(16,), normalization_batches=(8, 2), epochs=2, device="cpu", seeds=1,
-        limit_train=64, tensorboard=True, weight_decay=0.0,
+        limit_train=64, track=("tensorboard", "wandb"), weight_decay=0.0,
     )  # fmt: skip
     seen = {}
     with pytest.MonkeyPatch.context() as patch:

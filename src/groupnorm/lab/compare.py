@@ -83,5 +83,5 @@ def _run(comparison: Comparison, dataset: Dataset, run: RunFolder, progress: boo
         workers=comparison.worker_count,
         data_dir=comparison.data_dir,
         progress=progress,
-        tensorboard=comparison.tensorboard,
+        track=comparison.track,
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -14,6 +15,7 @@ from groupnorm.lab import models
 from groupnorm.lab.cell import Cell
 from groupnorm.lab.data import Dataset, load
 from groupnorm.lab.environment import cores
+from groupnorm.lab.track import TRACKERS
 from groupnorm.nn.catalog import replacements
 from groupnorm.nn.factory import check_spec
 
@@ -63,7 +65,7 @@ class Comparison(BaseModel):
         precision: "fp32" or "bf16" (autocast).
         threads: CPU threads of each worker.
         workers: processes; None is one for each ``threads`` cores, and one on a GPU.
-        tensorboard: also write TensorBoard event files.
+        track: where the records go besides the run folder: any of tensorboard, mlflow, wandb.
         schedule: of the learning rate, "cosine" or "step".
         warmup_epochs: epochs in which the learning rate rises from zero.
         augment: what happens to each training image; see :class:`groupnorm.lab.cell.Cell`.
@@ -92,7 +94,7 @@ class Comparison(BaseModel):
     precision: Literal["fp32", "bf16"] = "fp32"
     threads: PositiveInt = 1
     workers: PositiveInt | None = None
-    tensorboard: bool = False
+    track: tuple[str, ...] = ()
     schedule: Literal["cosine", "step"] = "cosine"
     warmup_epochs: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
     augment: str = "none"
@@ -105,7 +107,7 @@ class Comparison(BaseModel):
     def _all(cls, value: Any) -> Any:
         return tuple(replacements()) if value in ("all", ("all",), ["all"]) else value
 
-    _lists = field_validator("norms", "batch_sizes", "normalization_batches", mode="before")(_split)
+    _lists = field_validator("norms", "batch_sizes", "normalization_batches", "track", mode="before")(_split)
 
     @field_validator("norms", "batch_sizes", "normalization_batches")
     @classmethod
@@ -144,6 +146,16 @@ class Comparison(BaseModel):
                 )
             )
         return values
+
+    @field_validator("track")
+    @classmethod
+    def _known_trackers(cls, names: tuple[str, ...]) -> tuple[str, ...]:
+        for name in names:
+            if name not in TRACKERS:
+                raise ValueError(str(UnknownNameError("tracker", name, TRACKERS)))
+            if importlib.util.find_spec(name) is None:
+                raise ValueError(f"tracker {name!r} is not installed here; pip install 'groupnorm[track]'")
+        return names
 
     @field_validator("device")
     @classmethod

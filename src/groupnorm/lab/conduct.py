@@ -11,7 +11,7 @@ from groupnorm.lab.display import Display, Progress, Shows, Silent
 from groupnorm.lab.records import Record, RunFolder
 from groupnorm.lab.result import Result
 from groupnorm.lab.sweep import sweep, unfinished
-from groupnorm.lab.tensorboard import EventFiles
+from groupnorm.lab.track import open_trackers
 
 
 def conduct(
@@ -24,7 +24,7 @@ def conduct(
     data_dir: Path | None,
     labels: Mapping[str, str] | None = None,
     progress: bool = True,
-    tensorboard: bool = False,
+    track: Sequence[str] = (),
 ) -> Result:
     """Train the cells that have no final result in the run folder yet, and return what all of them found.
 
@@ -37,10 +37,11 @@ def conduct(
         data_dir: where the datasets lie.
         labels: what stands before a cell's norm in the table, by the cell's id; None is nothing.
         progress: show a live table.
-        tensorboard: also write TensorBoard event files.
+        track: where the records go besides: names of :data:`groupnorm.lab.track.TRACKERS`.
     """
     run.write_request({**request, "cells": [cell.model_dump() for cell in cells]})
-    event_files = _event_files(cells, run) if tensorboard else None
+    trackers = open_trackers(track, run, cells)
+    by_id = {cell.id: cell for cell in cells}
     display: Shows = Silent()
     if progress:
         display = Display(Progress(cells, run, images, workers), Result(run.path).x, labels)
@@ -48,15 +49,8 @@ def conduct(
     with display, closing(sweep(left, run, workers, data_dir)) as events:
         for event in events:
             display.show(event)
-            if event_files:
-                event_files.add(event["cell"], event)
-    if event_files:
-        event_files.close()
+            for tracker in trackers:
+                tracker.add(by_id[event["cell"]], event)
+    for tracker in trackers:
+        tracker.close()
     return Result(run.path)
-
-
-def _event_files(cells: Sequence[Cell], run: RunFolder) -> EventFiles:
-    event_files = EventFiles(run.path / "tensorboard")
-    for cell in cells:
-        event_files.write(cell, run.cell(cell.id).records())
-    return event_files

@@ -59,7 +59,7 @@ def compare(
             help="Processes; unless given, one for each --threads cores, and one on a GPU.", show_default=False
         ),
     ] = None,
-    tensorboard: Annotated[bool, typer.Option("--tensorboard", help="Also write TensorBoard event files.")] = False,
+    track: Annotated[str, typer.Option(help="Also log to any of tensorboard, mlflow, wandb.", show_default=False)] = "",
     out: Annotated[
         Path | None, typer.Option(help="The run's folder; runs/DATASET-MODEL unless given.", show_default=False)
     ] = None,

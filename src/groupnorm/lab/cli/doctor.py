@@ -12,7 +12,11 @@ _EXTRAS = {
     "scikit-learn": "the digits",
     "plotly": "the report",
     "matplotlib": "the figures",
-    "tensorboard": "event files",
+    "tensorboard": "--track tensorboard",
+    "mlflow": "--track mlflow",
+    "wandb": "--track wandb",
+    "ray": "--scheduler ray",
+    "submitit": "--scheduler slurm",
     "timm": "only its own networks",
 }
 

@@ -27,6 +27,9 @@ def run(
     precision: Annotated[str | None, typer.Option(help="fp32, or bf16 (autocast).")] = None,
     threads: Annotated[int | None, typer.Option(help="CPU threads of each worker.")] = None,
     workers: Annotated[int | None, typer.Option(help="Worker processes.")] = None,
+    track: Annotated[
+        str | None, typer.Option(help="Also log to any of tensorboard, mlflow, wandb.", show_default=False)
+    ] = None,
     out: Annotated[
         Path | None, typer.Option(help="The run's folder; runs/NAME-SCALE unless given.", show_default=False)
     ] = None,
@@ -41,7 +44,7 @@ def run(
 
     options: dict[str, Any] = {
         "seeds": seeds, "data_dir": data_dir, "device": device, "precision": precision, "threads": threads,
-        "workers": workers,
+        "workers": workers, "track": track,
     }  # fmt: skip
     console = Console()
     with outcome():

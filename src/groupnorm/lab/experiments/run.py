@@ -68,7 +68,7 @@ def run(
             data_dir=first.data_dir,
             labels={cell: arms[0] for cell, arms in labels.items()} if len(arms) > 1 else None,
             progress=progress,
-            tensorboard=first.tensorboard,
+            track=first.track,
         )
         evidence = summarise(folder)
         evidence.save(folder.path / FILE)

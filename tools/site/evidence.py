@@ -1,0 +1,54 @@
+"""What the site takes from the records of the experiments: the ledger of claims, and each experiment with its picture."""
+
+from pathlib import Path
+from typing import Any
+
+import jinja2
+from mkdocs.structure.files import File, Files
+
+from groupnorm.lab.drawing import encode, house_style
+from groupnorm.lab.experiments import EXPERIMENTS
+from groupnorm.lab.experiments.evidence import Evidence
+from groupnorm.lab.experiments.ledger import as_json, evidence, ledger
+
+_templates = jinja2.Environment(
+    loader=jinja2.FileSystemLoader(Path(__file__).parent),
+    autoescape=True,
+    trim_blocks=True,
+    lstrip_blocks=True,
+    undefined=jinja2.StrictUndefined,
+)
+
+
+def interval(effect: dict[str, Any]) -> str:
+    """The mean and the interval of an effect, such as ``+1.2 [+0.3, +2.1]``."""
+    if effect.get("mean") is None:
+        return "no value"
+    bounds = f" [{effect['low']:+.3g}, {effect['high']:+.3g}]" if effect["low"] is not None else ""
+    return f"{effect['mean']:+.3g}{bounds}"
+
+
+_templates.globals |= {"interval": interval}
+_parts: Any = _templates.get_template("evidence.html").module
+
+
+def on_files(files: Files, config: Any) -> Files:
+    """A picture of the evidence of each experiment that was run."""
+    for name, found in _found().items():
+        with house_style():
+            picture = encode(EXPERIMENTS[name].figure(found), "png")
+        files.append(File.generated(config, f"evidence/{name}.png", content=picture))
+    return files
+
+
+def on_page_content(html: str, **_: Any) -> str:
+    """The ledger and the experiments, where a page asks for them."""
+    if "<!-- ledger -->" in html:
+        html = html.replace("<!-- ledger -->", _parts.ledger(as_json(ledger())))
+    if "<!-- experiments -->" in html:
+        html = html.replace("<!-- experiments -->", _parts.experiments(EXPERIMENTS.values(), _found()))
+    return html
+
+
+def _found() -> dict[str, Evidence]:
+    return {name: found for name in EXPERIMENTS if (found := evidence(name)) is not None}
