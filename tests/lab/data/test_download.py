@@ -104,7 +104,7 @@ def test_without_a_network_it_fails_soon(tmp_path, monkeypatch):
     monkeypatch.setenv("https_proxy", "http://127.0.0.1:9")
     monkeypatch.setenv("no_proxy", "")
     start = time.monotonic()
-    for name in ("mnist", "fashion-mnist", "cifar10"):
+    for name in ("mnist", "fashion-mnist", "cifar10", "pneumoniamnist"):
         with pytest.raises(DataError, match="a download was tried and failed"):
             load(name, tmp_path)
     assert time.monotonic() - start < 10

@@ -9,7 +9,7 @@ from PIL import Image
 
 from groupnorm.lab.data import DataError, load
 from groupnorm.lab.data import images as images_module
-from groupnorm.lab.data.images import decode
+from groupnorm.lab.data.images import decode, pixels
 
 
 @pytest.fixture
@@ -99,11 +99,11 @@ def test_a_folder_of_another_form_is_explained(folder, tmp_path):
 def test_other_forms_become_three_channels(form, mode):
     file = BytesIO()
     Image.new(mode, (5, 7)).save(file, form)
-    pixels = decode(file.getvalue(), "image")
-    assert (pixels.shape, pixels.dtype) == ((3, 7, 5), torch.uint8)
+    image = pixels(decode(file.getvalue(), "image"))
+    assert (image.shape, image.dtype) == ((3, 7, 5), torch.uint8)
 
 
 def test_sixteen_bits_are_scaled_to_eight():
     file = BytesIO()
     Image.fromarray(np.array([[0, 257, 65535]], dtype=np.uint16)).save(file, "PNG")
-    assert decode(file.getvalue(), "image")[0].tolist() == [[0, 1, 255]]
+    assert pixels(decode(file.getvalue(), "image"))[0].tolist() == [[0, 1, 255]]

@@ -1,12 +1,14 @@
-"""Labelled images in memory: bundled, downloaded, a folder of the user's, or a function of the user's.
+"""Labelled images: bundled, downloaded, on the disk, a folder of the user's, or a function of the user's.
 
 :func:`load` opens any of them by name and always returns the same thing, a :class:`Dataset`. Importing this
 package is light; the libraries that decode and download are imported when a dataset is opened.
 """
 
 from groupnorm.lab.data.catalog import DATASETS, OWN, DatasetRow
-from groupnorm.lab.data.dataset import DataError, Dataset
+from groupnorm.lab.data.dataset import Dataset, Images
+from groupnorm.lab.data.errors import DataError
+from groupnorm.lab.data.files import ImageFiles
 from groupnorm.lab.data.load import load
 from groupnorm.lab.data.places import default_data_dir
 
-__all__ = ["DATASETS", "OWN", "DataError", "Dataset", "DatasetRow", "default_data_dir", "load"]
+__all__ = ["DATASETS", "OWN", "DataError", "Dataset", "DatasetRow", "ImageFiles", "Images", "default_data_dir", "load"]

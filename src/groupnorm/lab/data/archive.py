@@ -10,8 +10,8 @@ from pathlib import Path, PurePosixPath
 import torch
 from torch import Tensor
 
-from groupnorm.lab.data.dataset import DataError
-from groupnorm.lab.data.images import decode
+from groupnorm.lab.data.errors import DataError
+from groupnorm.lab.data.images import decode, pixels
 from groupnorm.lab.data.source import Split, permutation
 
 
@@ -49,10 +49,10 @@ def open_archive(path: Path, classes: tuple[str, ...], shape: tuple[int, int, in
         images = torch.empty((len(indices), *shape), dtype=torch.uint8)
         for image, index in zip(images, indices.tolist(), strict=True):
             where = f"{path}: {names[index]}"
-            pixels = decode(content[members[names[index]]], where)
-            if pixels.shape != shape:
-                raise DataError(f"{where} has shape {tuple(pixels.shape)}; expected {shape}: replace the archive")
-            image.copy_(pixels)
+            decoded = pixels(decode(content[members[names[index]]], where))
+            if decoded.shape != shape:
+                raise DataError(f"{where} has shape {tuple(decoded.shape)}; expected {shape}: replace the archive")
+            image.copy_(decoded)
         return images
 
     return Split(torch.tensor([classes.index(folder) for folder in folders]), read)

@@ -8,11 +8,13 @@ from pathlib import Path
 
 from groupnorm.errors import UnknownNameError
 from groupnorm.lab.data.cifar10 import open_cifar10
-from groupnorm.lab.data.dataset import DataError
 from groupnorm.lab.data.digits import open_digits
+from groupnorm.lab.data.errors import DataError
 from groupnorm.lab.data.folder import open_folder
 from groupnorm.lab.data.function import open_function
+from groupnorm.lab.data.imagenet import open_imagenet
 from groupnorm.lab.data.mnist import open_fashion_mnist, open_mnist
+from groupnorm.lab.data.pneumoniamnist import open_pneumoniamnist
 from groupnorm.lab.data.source import Source
 
 
@@ -77,6 +79,25 @@ DATASETS: dict[str, DatasetRow] = {
             "none stated; research use",
             "read from the data folder, originals or JPEG copies, else downloaded (170 MB)",
             open_cifar10,
+        ),
+        DatasetRow(
+            "pneumoniamnist",
+            "chest X-rays, normal or pneumonia, 4,708 + 624",
+            "(1, 28, 28), 0..255",
+            "Yang et al. 2023, doi:10.1038/s41597-022-01721-8",
+            "CC BY 4.0",
+            "read from the data folder, else downloaded (4 MB)",
+            open_pneumoniamnist,
+        ),
+        DatasetRow(
+            "imagenet",
+            "photographs of 1,000 classes, 1,281,167 + 50,000, or a part of them",
+            "(3, 224, 224), 0..255",
+            "Russakovsky et al. 2015, arXiv:1409.0575",
+            "non-commercial research and education",
+            "yours, from https://image-net.org: imagenet/train/CLASS and imagenet/val/CLASS in the data folder; read "
+            "on demand",
+            open_imagenet,
         ),
     )
 }

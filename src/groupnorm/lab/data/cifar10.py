@@ -11,8 +11,8 @@ import numpy as np
 import torch
 
 from groupnorm.lab.data.archive import open_archive
-from groupnorm.lab.data.dataset import DataError
-from groupnorm.lab.data.download import download
+from groupnorm.lab.data.download import from_torchvision
+from groupnorm.lab.data.errors import DataError
 from groupnorm.lab.data.places import Place, obtain
 from groupnorm.lab.data.source import Source, Split
 
@@ -41,7 +41,7 @@ def open_cifar10(data_dir: Path) -> Source:
         DataError: the files are nowhere and cannot be downloaded, or one is damaged.
     """
     places = [Place(data_dir / ORIGINAL, (*TRAIN_BATCHES, TEST_BATCH)), Place(data_dir / "cifar10-jpeg", ARCHIVES)]
-    found = obtain("cifar10", places, partial(download, "CIFAR10", f"{ORIGINAL}/*", data_dir))
+    found = obtain("cifar10", places, partial(from_torchvision, "CIFAR10", f"{ORIGINAL}/*", data_dir))
     if found.files != ARCHIVES:
         return Source(_batches(found.folder, TRAIN_BATCHES), _batches(found.folder, (TEST_BATCH,)), CLASSES)
     train, val = (open_archive(found.folder / name, CLASSES, (3, 32, 32)) for name in ARCHIVES)

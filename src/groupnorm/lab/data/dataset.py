@@ -1,4 +1,4 @@
-"""What every dataset is once loaded: four tensors, the statistics that standardise them, and a fingerprint."""
+"""What every dataset is once loaded: images, labels, the statistics that standardise them, and a fingerprint."""
 
 from __future__ import annotations
 
@@ -8,35 +8,36 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from groupnorm.errors import GroupNormError
+from groupnorm.lab.data.files import ImageFiles
 
-
-class DataError(GroupNormError, ValueError):
-    """Data is missing, damaged or not of the form expected. The message says what to do."""
+Images = Tensor | ImageFiles
+"""Images in memory, or on disk."""
 
 
 @dataclass(frozen=True, eq=False)
 class Dataset:
-    """Labelled images in memory, and how to standardise them.
+    """Labelled images, and how to standardise them.
 
     Attributes:
         name: the name it was loaded by.
-        train_images: ``[n, C, H, W]``, uint8 or float32, in the units they are stored in.
+        train_images: ``[n, C, H, W]``, uint8 or float32, in the units they are stored in; a tensor, or
+            :class:`ImageFiles` that are read when asked for.
         train_labels: ``[n]``, int64, in ``0 .. num_classes - 1``.
         val_images: ``[m, C, H, W]``, of the same dtype and image shape.
         val_labels: ``[m]``, int64.
         num_classes: number of classes of the whole set; a limited one may hold fewer.
-        mean: ``[C, 1, 1]``, float32, over the training images here, in stored units.
+        mean: ``[C, 1, 1]``, float32, over the training images here, in stored units; as published for images on disk.
         std: the population standard deviation of the same; 1 for a channel that is constant.
-        digest: 16 hexadecimal digits that change with any value, shape or dtype of the four tensors.
+        digest: 16 hexadecimal digits that change with any value, shape or dtype of images and labels; for images
+            on disk, with the name or the size of any file.
         note: a caveat to show beside results; "" if none.
         classes: the name of each class.
     """
 
     name: str
-    train_images: Tensor
+    train_images: Images
     train_labels: Tensor
-    val_images: Tensor
+    val_images: Images
     val_labels: Tensor
     num_classes: int
     mean: Tensor
@@ -77,10 +78,13 @@ def _two_pass_stats(values: Tensor) -> tuple[float, float]:
     return float(mean), (squares / values.numel()) ** 0.5
 
 
-def digest(*tensors: Tensor) -> str:
-    """The first 16 hexadecimal digits of sha256 over the dtypes, shapes and bytes of ``tensors``, in order."""
+def digest(*parts: Images) -> str:
+    """The first 16 hexadecimal digits of sha256 over the dtypes, shapes and bytes of tensors, in order.
+
+    Of images on disk, it takes the names and the sizes of the files, since reading all of ImageNet takes hours.
+    """
     sha = hashlib.sha256()
-    for tensor in tensors:
-        sha.update(f"{tensor.dtype} {tuple(tensor.shape)};".encode())
-        sha.update(tensor.contiguous().numpy().data)
+    for part in parts:
+        sha.update(f"{part.dtype} {tuple(part.shape)};".encode())
+        sha.update(part.contiguous().numpy().data if isinstance(part, Tensor) else part.listing())
     return sha.hexdigest()[:16]

@@ -1,29 +1,31 @@
-"""Download through torchvision: never half a file, and never a wait without end."""
+"""Download: never half a file, and never a wait without end."""
 
 from __future__ import annotations
 
 import os
 import tempfile
 import threading
+from collections.abc import Callable
 from pathlib import Path
 
-from groupnorm.lab.data.dataset import DataError
+from groupnorm.lab.data.errors import DataError
 
 STALL_SECONDS = 10.0
 """A download that has written nothing for so long is given up."""
 
 
-def download(dataset: str, keep: str, data_dir: Path) -> None:
-    """Let a class of ``torchvision.datasets`` download, then move its files below ``data_dir``.
+def download(what: str, get: Callable[[Path], None], keep: str, data_dir: Path) -> None:
+    """Download files and move them below ``data_dir``.
 
     The files are written to a temporary folder in ``data_dir`` and moved with :func:`os.replace` when the whole
-    download has ended and torchvision has checked it, so that an interrupted one leaves nothing that could be
-    taken for complete. The download runs in a thread because a socket's time limit does not cover the look-up
-    of the host's name, nor bound the number of addresses that are tried.
+    download has ended and has been checked, so that an interrupted one leaves nothing that could be taken for
+    complete. The download runs in a thread because a socket's time limit does not cover the look-up of the host's
+    name, nor bound the number of addresses that are tried.
 
     Args:
-        dataset: name of the class, such as "FashionMNIST".
-        keep: glob pattern, below the root given to the class, of the files to keep.
+        what: what is downloaded, for errors.
+        get: downloads into the folder that it is given, and checks the result.
+        keep: glob pattern, below that folder, of the files to keep.
         data_dir: where to put them; made if need be.
 
     Raises:
@@ -32,28 +34,68 @@ def download(dataset: str, keep: str, data_dir: Path) -> None:
     try:
         data_dir.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=".download-", dir=data_dir, ignore_cleanup_errors=True) as folder:
-            _run(dataset, Path(folder))
+            _run(what, get, Path(folder))
             for file in sorted(Path(folder).glob(keep)):
                 target = data_dir / file.relative_to(folder)
                 target.parent.mkdir(parents=True, exist_ok=True)
                 os.replace(file, target)
     except OSError as error:
-        raise DataError(f"{dataset} could not be written to {data_dir}: {error}") from error
+        raise DataError(f"{what} could not be written to {data_dir}: {error}") from error
 
 
-def _run(dataset: str, folder: Path) -> None:
+def from_torchvision(dataset: str, keep: str, data_dir: Path) -> None:
+    """Let a class of ``torchvision.datasets`` download; it knows addresses and checksums.
+
+    Args:
+        dataset: name of the class, such as "FashionMNIST".
+        keep: as in :func:`download`.
+        data_dir: as in :func:`download`.
+
+    Raises:
+        DataError: as in :func:`download`.
+    """
+
+    def get(folder: Path) -> None:
+        from torchvision import datasets
+
+        getattr(datasets, dataset)(str(folder), download=True)
+
+    download(f"torchvision.datasets.{dataset}", get, keep, data_dir)
+
+
+def from_url(url: str, md5: str, target: str, data_dir: Path) -> None:
+    """Download one file.
+
+    Args:
+        url: its address.
+        md5: checksum as published.
+        target: its name below ``data_dir``.
+        data_dir: as in :func:`download`.
+
+    Raises:
+        DataError: as in :func:`download`.
+    """
+
+    def get(folder: Path) -> None:
+        from torchvision.datasets import utils
+
+        path = folder / target
+        utils.download_url(url, str(path.parent), path.name, md5)
+
+    download(url, get, target, data_dir)
+
+
+def _run(what: str, get: Callable[[Path], None], folder: Path) -> None:
     """Download into ``folder``, and wait for as long as its files grow."""
-    from torchvision import datasets
-
     failures: list[Exception] = []
 
     def work() -> None:
         try:
-            getattr(datasets, dataset)(str(folder), download=True)
+            get(folder)
         except Exception as error:
             failures.append(error)
 
-    thread = threading.Thread(target=work, name=f"download {dataset}", daemon=True)
+    thread = threading.Thread(target=work, name=f"download {what}", daemon=True)
     thread.start()
     written, before = 0, -1
     while thread.is_alive() and written > before:
@@ -62,9 +104,9 @@ def _run(dataset: str, folder: Path) -> None:
     if failures:
         error = failures[0]
         reason = " ".join(f"{type(error).__name__}: {error}".split())
-        raise DataError(f"torchvision.datasets.{dataset}: {reason}") from error
+        raise DataError(f"{what}: {reason}") from error
     if thread.is_alive():
-        raise DataError(f"torchvision.datasets.{dataset}: nothing arrived for {STALL_SECONDS:g} s")
+        raise DataError(f"{what}: nothing arrived for {STALL_SECONDS:g} s")
 
 
 def _bytes_below(folder: Path) -> int:

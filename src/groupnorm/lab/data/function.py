@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from groupnorm.lab.data.dataset import DataError
+from groupnorm.lab.data.errors import DataError
 from groupnorm.lab.data.source import Source, Split
 from groupnorm.lab.resolve import resolve
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from groupnorm.lab.data.dataset import DataError
+from groupnorm.lab.data.errors import DataError
 
 
 def read_idx(path: Path) -> Tensor:

@@ -1,22 +1,26 @@
-"""Decode image files and bring images to one square size."""
+"""Decode image files, and bring images in memory to one square size."""
 
 from __future__ import annotations
 
 from io import BytesIO
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from groupnorm.lab.data.dataset import DataError
+from groupnorm.lab.data.errors import DataError
+
+if TYPE_CHECKING:
+    from PIL import Image
 
 MAX_BYTES = 4 * 2**30
 """The most that the images of one dataset may take in memory."""
 
 
-def decode(data: bytes, where: str) -> Tensor:
-    """Pixels ``[3, H, W]``, uint8, of a JPEG, PNG or WebP file.
+def decode(data: bytes, where: str) -> Image.Image:
+    """The picture in a JPEG, PNG or WebP file, as RGB.
 
     Args:
         data: the file's bytes.
@@ -29,13 +33,16 @@ def decode(data: bytes, where: str) -> Tensor:
 
     try:
         with Image.open(BytesIO(data), formats=("JPEG", "PNG", "WEBP")) as file:
-            sixteen_bits = file.mode.startswith("I")
-            pixels = np.array(file if sixteen_bits else file.convert("RGB"))
+            if file.mode.startswith("I"):  # 16 bits of grey; Pillow's own conversion would cut them off at 255
+                return Image.fromarray((np.array(file) // 257).astype(np.uint8)).convert("RGB")
+            return file.convert("RGB")
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise DataError(f"{where} is not a whole JPEG, PNG or WebP image ({error}); replace or remove it") from error
-    if sixteen_bits:  # grey; Pillow's own conversion would cut it off at 255
-        return torch.from_numpy((pixels // 257).astype(np.uint8)).expand(3, -1, -1)
-    return torch.from_numpy(pixels).permute(2, 0, 1)
+
+
+def pixels(image: Image.Image) -> Tensor:
+    """``[3, H, W]``, uint8."""
+    return torch.from_numpy(np.array(image)).permute(2, 0, 1)
 
 
 def to_square(images: Tensor, size: int | None) -> Tensor:

@@ -1,14 +1,18 @@
-"""From the name of a dataset to its images in memory."""
+"""From the name of a dataset to its images."""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import cast
+
+from torch import Tensor
 
 from groupnorm.lab.data.catalog import open_source
-from groupnorm.lab.data.dataset import DataError, Dataset, channel_stats, digest
+from groupnorm.lab.data.dataset import Dataset, Images, channel_stats, digest
+from groupnorm.lab.data.errors import DataError
 from groupnorm.lab.data.images import check_memory, to_square
 from groupnorm.lab.data.places import default_data_dir
-from groupnorm.lab.data.source import choose
+from groupnorm.lab.data.source import Split, choose
 
 
 def load(
@@ -19,7 +23,9 @@ def load(
     limit_train: int | None = None,
     limit_val: int | None = None,
 ) -> Dataset:
-    """Load a dataset into memory; the same arguments give the same images in the same order in every process.
+    """Open a dataset; the same arguments give the same images in the same order in every process.
+
+    The images are in memory, but for those of ImageNet, which are read when they are asked for.
 
     Args:
         name: a name of :data:`groupnorm.lab.data.DATASETS`; "folder:PATH" or PATH, of images in
@@ -28,7 +34,7 @@ def load(
         data_dir: where datasets lie and are downloaded to. Default: ``$GROUPNORM_DATA_DIR``, else
             ``~/.cache/groupnorm``.
         image_size: resize the shorter side to this many pixels (bilinear, antialiased) and crop a square from the
-            centre. Default: as stored.
+            centre. Default: as stored; of ImageNet 224, and the shorter side becomes 256/224 of it.
         limit_train: use only so many training images, drawn at random but always the same. Default: all.
         limit_val: the same for validation.
 
@@ -47,9 +53,10 @@ def load(
     source = open_source(name, Path(data_dir).expanduser() if data_dir else default_data_dir(), image_size)
     train = choose(len(source.train.labels), limit_train, "limit_train")
     val = choose(len(source.val.labels), limit_val, "limit_val")
-    check_memory(name, to_square(source.train.read(train[:1]), image_size), len(train) + len(val))
-    train_images = to_square(source.train.read(train), image_size)
-    val_images = to_square(source.val.read(val), image_size)
+    first = _read(source.train, train[:1], image_size)
+    if isinstance(first, Tensor):
+        check_memory(name, first, len(train) + len(val))
+    train_images, val_images = _read(source.train, train, image_size), _read(source.val, val, image_size)
     if (train_images.dtype, train_images.shape[1:]) != (val_images.dtype, val_images.shape[1:]):
         raise DataError(
             f"dataset {name!r}: training images are {train_images.dtype} of shape {tuple(train_images.shape[1:])}, "
@@ -57,7 +64,7 @@ def load(
             f"convert one, or set image_size if only height and width differ"
         )
     train_labels, val_labels = source.train.labels[train], source.val.labels[val]
-    mean, std = channel_stats(train_images)
+    mean, std = source.statistics or channel_stats(cast(Tensor, train_images))
     return Dataset(
         name=name,
         train_images=train_images,
@@ -71,3 +78,8 @@ def load(
         note=source.note,
         classes=source.classes,
     )
+
+
+def _read(split: Split, chosen: Tensor, image_size: int | None) -> Images:
+    images = split.read(chosen)
+    return to_square(images, image_size) if isinstance(images, Tensor) else images.resized(image_size)

@@ -5,8 +5,8 @@ from __future__ import annotations
 from functools import partial
 from pathlib import Path
 
-from groupnorm.lab.data.dataset import DataError
-from groupnorm.lab.data.download import download
+from groupnorm.lab.data.download import from_torchvision
+from groupnorm.lab.data.errors import DataError
 from groupnorm.lab.data.idx import read_idx
 from groupnorm.lab.data.places import Place, obtain
 from groupnorm.lab.data.source import Source, Split
@@ -40,7 +40,7 @@ def _open(name: str, folder: str, classes: tuple[str, ...], data_dir: Path) -> S
     other = {"MNIST": "FashionMNIST", "FashionMNIST": "MNIST"}[folder]
     if other not in data_dir.parts:  # the files of both have the same names
         places.append(Place(data_dir, FILES))
-    found = obtain(name, places, partial(download, folder, f"{folder}/raw/*.gz", data_dir)).folder
+    found = obtain(name, places, partial(from_torchvision, folder, f"{folder}/raw/*.gz", data_dir)).folder
     train, val = (_read(found, split, len(classes)) for split in ("train", "t10k"))
     return Source(train, val, classes)
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from groupnorm.lab.data.dataset import DataError
+from groupnorm.lab.data.errors import DataError
 
 DATA_DIR_VARIABLE = "GROUPNORM_DATA_DIR"
 

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from groupnorm.lab.data.dataset import DataError
+from groupnorm.lab.data.dataset import Images
+from groupnorm.lab.data.errors import DataError
 
 
 @dataclass(frozen=True)
@@ -17,11 +18,11 @@ class Split:
 
     Attributes:
         labels: ``[n]``, int64.
-        read: from indices ``[k]`` to those images, ``[k, C, H, W]``, uint8 or float32.
+        read: from indices ``[k]`` to those images, ``[k, C, H, W]``, uint8 or float32, in memory or on disk.
     """
 
     labels: Tensor
-    read: Callable[[Tensor], Tensor]
+    read: Callable[[Tensor], Images]
 
     @classmethod
     def in_memory(cls, images: Tensor, labels: Tensor) -> Split:
@@ -38,12 +39,15 @@ class Source:
         val: the validation split.
         classes: the name of each class, by label.
         note: a caveat to show beside results; "" if none.
+        statistics: mean and standard deviation of each channel as published, ``[3, 1, 1]`` each, in stored units;
+            None to compute them. Images on disk have them.
     """
 
     train: Split
     val: Split
     classes: tuple[str, ...]
     note: str = ""
+    statistics: tuple[Tensor, Tensor] | None = None
 
 
 def permutation(n: int) -> Tensor:
