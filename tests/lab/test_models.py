@@ -9,8 +9,8 @@ from groupnorm.lab.models import MODELS
 from groupnorm.nn import CrossIterationBatchNorm, FilterResponseNorm, WeightStandardization
 from groupnorm.nn.weight_standardization import _standardization
 
-SMALL = ["resnet-tiny", "resnet20", "resnet18", "vgg16"]
-NORMS = {"resnet-tiny": 12, "resnet20": 19, "resnet18": 20, "vgg16": 13}
+SMALL = ["resnet-tiny", "resnet20", "resnet18", "vgg16", "vgg-small"]
+NORMS = {"resnet-tiny": 12, "resnet20": 19, "resnet18": 20, "vgg16": 13, "vgg-small": 13}
 
 
 def build(name, norm):
@@ -38,7 +38,8 @@ def test_every_norm_that_needs_a_convolution_has_it(name):
 
 
 @pytest.mark.parametrize(
-    ("name", "relus", "thresholds"), [("resnet-tiny", 0, 5), ("resnet20", 0, 10), ("resnet18", 9, 9), ("vgg16", 2, 13)]
+    ("name", "relus", "thresholds"),
+    [("resnet-tiny", 0, 5), ("resnet20", 0, 10), ("resnet18", 9, 9), ("vgg16", 2, 13), ("vgg-small", 0, 13)],
 )
 def test_a_norm_with_an_activation_takes_the_place_of_the_relu_and_comes_without_before_an_addition(
     name, relus, thresholds
@@ -56,7 +57,7 @@ def test_a_norm_with_an_activation_takes_the_place_of_the_relu_and_comes_without
 def test_the_last_norm_of_a_block_starts_at_zero(name, norm):
     model = build(name, norm)
     zeros = sum(p.dim() == 1 and not p.any() for key, p in model.named_parameters() if key.endswith("weight"))
-    assert zeros == {"resnet-tiny": 4, "resnet20": 9, "resnet18": 8, "vgg16": 0}[name]
+    assert zeros == {"resnet-tiny": 4, "resnet20": 9, "resnet18": 8, "vgg16": 0, "vgg-small": 0}[name]
 
 
 def test_the_names_are_those_of_the_catalog():

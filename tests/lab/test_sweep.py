@@ -12,7 +12,9 @@ from pathlib import Path
 import pytest
 
 from groupnorm.lab import compare, load
+from groupnorm.lab.cell import Cell
 from groupnorm.lab.records import TIMING, RunFolder
+from groupnorm.lab.sweep import bundles
 
 SMALL = ["--limit-train", "160", "--limit-val", "50", "--epochs", "3", "--seeds", "2"]
 SWEEP = ["--norms", "bn,gn,in", "--batch-sizes", "16,4", *SMALL]
@@ -77,6 +79,34 @@ def test_every_cell_ends_with_a_result(unbroken):
     assert not list(folder.glob("cells/*/checkpoint.pt"))
 
 
+def cell(**changes):
+    fields = {
+        "dataset": "digits", "data_digest": "0", "model": "resnet-tiny", "norm": "gn", "batch_size": 16,
+        "normalization_batch": None, "seed": 0, "epochs": 2, "learning_rate": 0.1, "momentum": 0.9,
+        "weight_decay": 1e-4, "limit_train": 96, "limit_val": 40, "image_size": None, "device": "cpu",
+        "precision": "fp32", "threads": 1,
+    }  # fmt: skip
+    return Cell(**{**fields, **changes})
+
+
+def test_a_bundle_holds_the_seeds_of_one_configuration():
+    cells = [cell(norm=norm, seed=seed) for seed in range(3) for norm in ("bn", "gn")]
+    found = bundles(cells, workers=2)
+    assert [{c.norm for c in bundle} for bundle in found] == [{"bn"}, {"gn"}]
+    assert [[c.seed for c in bundle] for bundle in found] == [[0, 1, 2]] * 2
+    assert [len(bundle) for bundle in bundles([c.model_copy(update={"device": "cuda"}) for c in cells], 1)] == [1] * 6
+
+
+@pytest.mark.parametrize(
+    ("workers", "sizes"), [(1, [5, 1]), (2, [5, 1]), (3, [3, 2, 1]), (4, [2, 1, 2, 1]), (9, [1] * 6)]
+)
+def test_bundles_are_split_until_no_worker_is_idle(workers, sizes):
+    cells = [*(cell(seed=seed) for seed in range(5)), cell(norm="bn")]
+    found = bundles(cells, workers)
+    assert [len(bundle) for bundle in found] == sizes
+    assert [c for bundle in found for c in bundle] == cells
+
+
 def test_each_cell_carries_its_environment(unbroken):
     folder, _ = unbroken
     for records in facts(folder).values():
@@ -115,8 +145,11 @@ def test_killed_workers_are_recorded_and_tried_again(unbroken, tmp_path):
     assert process.returncode == 1
     table = load(tmp_path).table
     crashed = table[table.status == "crashed"]
-    assert len(crashed) == 1
-    assert "killed by SIGKILL" in crashed.reason.iloc[0]
+    assert 1 <= len(crashed) <= 2, "what one worker had at hand: the seeds of one norm and batch size"
+    assert len(crashed[["norm", "batch_size"]].drop_duplicates()) == 1
+    assert crashed.reason.str.contains("killed by SIGKILL").all()
+    named = crashed.reason.str.extract(r"see (cells/.*/log\.txt)")[0]
+    assert named.map(lambda log: (tmp_path / log).exists()).all()
     assert "killed by SIGKILL" in output
     assert (table.status != "pending").all(), "the sweep goes on without the killed worker"
     process = groupnorm("compare", *SWEEP, "--out", tmp_path)

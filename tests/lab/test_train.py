@@ -187,3 +187,41 @@ def test_an_incomplete_last_batch_is_dropped(digits):
     training = Training(cell(digits, batch_size=36), digits)
     assert training.steps_per_epoch == 2
     assert [len(labels) for _, labels in training.batches()] == [36, 36]
+
+
+def test_inputs_prepared_once_are_those_of_each_batch(digits, monkeypatch):
+    once = list(Training(cell(digits), digits).batches())
+    monkeypatch.setattr("groupnorm.lab.train._PREPARED_BYTES", 0)
+    for (images, labels), (same_images, same_labels) in zip(
+        once, Training(cell(digits), digits).batches(), strict=True
+    ):
+        assert torch.equal(images, same_images)
+        assert torch.equal(labels, same_labels)
+
+
+@pytest.mark.parametrize(
+    ("batch", "part", "onednn"), [(2, None, False), (16, 2, False), (4, None, True), (16, None, True)]
+)
+def test_the_library_that_convolves_follows_from_the_images_in_one_pass(digits, batch, part, onednn):
+    training = Training(cell(digits, batch_size=batch, normalization_batch=part), digits)
+    seen = []
+    training.model.conv.register_forward_hook(lambda *_: seen.append(torch.backends.mkldnn.enabled))
+    training.model.conv.weight.register_hook(lambda _: seen.append(torch.backends.mkldnn.enabled))
+    training.epoch()
+    evaluation = seen.pop()
+    assert set(seen) == {onednn}
+    assert evaluation is torch.backends.mkldnn.enabled is True
+
+
+def test_trainings_in_turn_draw_as_each_does_alone(digits):
+    first, second = Training(cell(digits), digits), None
+    with first.turn():
+        alone = torch.rand(1), random.random()
+    first = Training(cell(digits), digits)
+    with first.turn():
+        pass
+    second = Training(cell(digits, seed=1), digits)
+    with second.turn():
+        torch.rand(1)
+    with first.turn():
+        assert (torch.rand(1), random.random()) == alone

@@ -80,8 +80,6 @@ def _run(comparison: Comparison, dataset: Dataset, run: RunFolder, progress: boo
         request,
         run,
         images={dataset.digest: len(dataset.train_images)},
-        workers=comparison.worker_count,
-        data_dir=comparison.data_dir,
+        how=comparison,
         progress=progress,
-        track=comparison.track,
     )

@@ -64,7 +64,11 @@ class Comparison(BaseModel):
         device: "cpu" or "cuda"; "auto" is cuda where there is one.
         precision: "fp32" or "bf16" (autocast).
         threads: CPU threads of each worker.
-        workers: processes; None is one for each ``threads`` cores, and one on a GPU.
+        workers: processes; None is one for each ``threads`` cores, and one on a GPU. On a cluster, cells that train at
+            the same time; None is all that there is room for.
+        scheduler: where cells are trained: "local", on a "ray" cluster, or by "slurm".
+        address: of the Ray cluster; None is the one that this machine belongs to.
+        slurm: parameters of Slurm's jobs, such as ``slurm_partition``, as ``name=value`` or a dict.
         track: where the records go besides the run folder: any of tensorboard, mlflow, wandb.
         schedule: of the learning rate, "cosine" or "step".
         warmup_epochs: epochs in which the learning rate rises from zero.
@@ -94,6 +98,9 @@ class Comparison(BaseModel):
     precision: Literal["fp32", "bf16"] = "fp32"
     threads: PositiveInt = 1
     workers: PositiveInt | None = None
+    scheduler: Literal["local", "ray", "slurm"] = "local"
+    address: str | None = None
+    slurm: dict[str, str] = {}
     track: tuple[str, ...] = ()
     schedule: Literal["cosine", "step"] = "cosine"
     warmup_epochs: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
@@ -108,6 +115,27 @@ class Comparison(BaseModel):
         return tuple(replacements()) if value in ("all", ("all",), ["all"]) else value
 
     _lists = field_validator("norms", "batch_sizes", "normalization_batches", "track", mode="before")(_split)
+
+    @field_validator("slurm", mode="before")
+    @classmethod
+    def _parameters(cls, value: Any) -> Any:
+        """Accept ``"a=1,b=2"``."""
+        if not isinstance(value, str):
+            return value
+        pairs = [part.partition("=") for part in _split(value)]
+        if wrong := [name for name, equals, _ in pairs if not equals]:
+            raise ValueError(f"{_listed(wrong)} has no value; expected name=value,name=value")
+        return {name.strip(): setting.strip() for name, _, setting in pairs}
+
+    @field_validator("scheduler")
+    @classmethod
+    def _installed(cls, scheduler: str) -> str:
+        package = {"ray": "ray", "slurm": "submitit"}.get(scheduler)
+        if package and importlib.util.find_spec(package) is None:
+            raise ValueError(
+                f"{scheduler!r} needs {package}, which is not installed here; pip install 'groupnorm[cluster]'"
+            )
+        return scheduler
 
     @field_validator("norms", "batch_sizes", "normalization_batches")
     @classmethod
@@ -167,9 +195,9 @@ class Comparison(BaseModel):
         return device
 
     @property
-    def worker_count(self) -> int:
-        """Number of worker processes to start."""
-        if self.workers is not None:
+    def worker_count(self) -> int | None:
+        """Number of bundles of cells that train at the same time; None is as many as a cluster has room for."""
+        if self.workers is not None or self.scheduler != "local":
             return self.workers
         return 1 if self.device == "cuda" else max(1, cores() // self.threads)
 
@@ -192,7 +220,7 @@ class Comparison(BaseModel):
             if name not in shown and (value == field.default or (name == "device" and value == "cpu")):
                 continue
             flag = "--" + {"normalization_batches": "normalization_batch"}.get(name, name).replace("_", "-")
-            words += [flag] if value is True else [flag, _listed(value) if isinstance(value, tuple) else str(value)]
+            words += [flag, _written(value)]
         return [*words, "--out", str(out)]
 
     def cells(self, data_digest: str) -> list[Cell]:
@@ -303,6 +331,13 @@ def _message(detail: Any) -> str:
     message = detail["msg"].removeprefix("Value error, ")
     given = "" if detail["type"] == "value_error" else f"; got {detail['input']!r}"
     return f"{place}: {message}{given}"
+
+
+def _written(value: Any) -> str:
+    """An option's value as the command line takes it."""
+    if isinstance(value, dict):
+        return _listed(f"{name}={setting}" for name, setting in value.items())
+    return _listed(value) if isinstance(value, tuple) else str(value)
 
 
 def _listed(values: Iterable[Any]) -> str:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from contextlib import closing
-from pathlib import Path
 
 from groupnorm.lab.cell import Cell
+from groupnorm.lab.comparison import Comparison
 from groupnorm.lab.display import Display, Progress, Shows, Silent
 from groupnorm.lab.records import Record, RunFolder
 from groupnorm.lab.result import Result
-from groupnorm.lab.sweep import sweep, unfinished
+from groupnorm.lab.schedulers import schedule
+from groupnorm.lab.sweep import unfinished
 from groupnorm.lab.track import open_trackers
 
 
@@ -20,11 +21,9 @@ def conduct(
     run: RunFolder,
     *,
     images: Mapping[str, int],
-    workers: int,
-    data_dir: Path | None,
+    how: Comparison,
     labels: Mapping[str, str] | None = None,
     progress: bool = True,
-    track: Sequence[str] = (),
 ) -> Result:
     """Train the cells that have no final result in the run folder yet, and return what all of them found.
 
@@ -33,20 +32,18 @@ def conduct(
         request: what is recorded as the run's request, besides the cells.
         run: the folder; the caller holds its lock.
         images: number of training images, by the digest of the data.
-        workers: number of processes.
-        data_dir: where the datasets lie.
+        how: scheduler, workers, data_dir and track of the sweep; the rest is not looked at.
         labels: what stands before a cell's norm in the table, by the cell's id; None is nothing.
         progress: show a live table.
-        track: where the records go besides: names of :data:`groupnorm.lab.track.TRACKERS`.
     """
     run.write_request({**request, "cells": [cell.model_dump() for cell in cells]})
-    trackers = open_trackers(track, run, cells)
+    trackers = open_trackers(how.track, run, cells)
     by_id = {cell.id: cell for cell in cells}
     display: Shows = Silent()
     if progress:
-        display = Display(Progress(cells, run, images, workers), Result(run.path).x, labels)
+        display = Display(Progress(cells, run, images, how.worker_count or 1), Result(run.path).x, labels)
     left = unfinished(cells, run)
-    with display, closing(sweep(left, run, workers, data_dir)) as events:
+    with display, closing(schedule(left, run, how)) as events:
         for event in events:
             display.show(event)
             for tracker in trackers:

@@ -32,6 +32,10 @@ TIMING = frozenset({"time", "seconds", "images_per_second"})
 """Keys of a record that differ between two runs of the same cell; all others repeat bit for bit."""
 
 
+Files = dict[str, bytes]
+"""The content of files by their names."""
+
+
 class RunFolderError(GroupNormError, RuntimeError):
     """A run folder that cannot be read, or that another process is writing to."""
 
@@ -105,6 +109,20 @@ class CellFolder:
     def drop_checkpoint(self) -> None:
         """Remove the checkpoint: the cell is finished, or begins anew."""
         (self.path / "checkpoint.pt").unlink(missing_ok=True)
+
+    def pack(self) -> Files:
+        """The records and the checkpoint, to go on with them on another machine."""
+        paths = (self.path / name for name in ("records.jsonl", "checkpoint.pt"))
+        return {path.name: path.read_bytes() for path in paths if path.exists()}
+
+    def unpack(self, files: Files) -> None:
+        """Put what :meth:`pack` gave in the place of what is here; the records first, as when they were made."""
+        if "records.jsonl" in files:
+            write_atomically(self.path / "records.jsonl", files["records.jsonl"])
+        if "checkpoint.pt" in files:
+            write_atomically(self.path / "checkpoint.pt", files["checkpoint.pt"])
+        else:
+            self.drop_checkpoint()
 
     @contextmanager
     def lock(self, timeout: float = 30.0) -> Iterator[None]:

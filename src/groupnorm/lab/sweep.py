@@ -16,6 +16,7 @@ from typing import Any
 
 from groupnorm.lab.cell import FINAL, Cell
 from groupnorm.lab.records import Record, RunFolder
+from groupnorm.lab.stack import may_stack
 
 WORKER = "GROUPNORM_WORKER"
 """Environment variable by which a worker process knows itself."""
@@ -26,30 +27,50 @@ Event = dict[str, Any]
 
 def unfinished(cells: Sequence[Cell], run: RunFolder) -> list[Cell]:
     """The cells that have no final result yet, the longest first, so that the last ones end together."""
-    left = [cell for cell in cells if _status(run.cell(cell.id).records()) not in FINAL]
+    left = [cell for cell in cells if status(run.cell(cell.id).records()) not in FINAL]
     return sorted(left, key=lambda cell: cell.statistics_batch)
+
+
+def bundles(cells: Sequence[Cell], workers: int) -> list[list[Cell]]:
+    """Cells that may be trained as one network: they differ in nothing but the seed. At least one for each worker.
+
+    Args:
+        cells: in the order in which they are to be trained; a bundle stands where its first cell stood.
+        workers: number of processes.
+    """
+    found: dict[str, list[Cell]] = {}
+    for cell in cells:
+        alike = cell.model_copy(update={"seed": 0}).id if may_stack(cell) else cell.id
+        found.setdefault(alike, []).append(cell)
+    parts = list(found.values())
+    while len(parts) < min(workers, len(cells)):
+        longest = max(range(len(parts)), key=lambda place: len(parts[place]))
+        half = (len(parts[longest]) + 1) // 2
+        parts[longest : longest + 1] = [parts[longest][:half], parts[longest][half:]]
+    return parts
 
 
 def sweep(cells: Sequence[Cell], run: RunFolder, workers: int, data_dir: Path | None) -> Generator[Event, None, None]:
     """Train the cells and yield events as they happen.
 
-    A worker that dies ends its cell as crashed, and the sweep goes on. Closing the iterator, or an exception in
+    A worker that dies ends its cells as crashed, and the sweep goes on. Closing the iterator, or an exception in
     its consumer, ends the workers; what they recorded stays.
 
     Args:
         cells: what to train, in this order.
         run: where the records go.
-        workers: number of processes, one cell each at a time.
+        workers: number of processes, one bundle of cells each at a time.
         data_dir: where the datasets lie.
     """
     events: SimpleQueue[tuple[_Worker, Event | None]] = SimpleQueue()
-    left = list(cells)
+    left = bundles(cells, workers)
     active: set[_Worker] = set()
 
-    def next_cell(worker: _Worker) -> Iterator[Event]:
+    def next_bundle(worker: _Worker) -> Iterator[Event]:
         if left:
             worker.give(left.pop(0), data_dir)
-            yield {"kind": "begin", "cell": worker.cell_id}
+            for cell_id in worker.bundle:
+                yield {"kind": "begin", "cell": cell_id}
         else:
             active.discard(worker)
             worker.stop()
@@ -58,20 +79,20 @@ def sweep(cells: Sequence[Cell], run: RunFolder, workers: int, data_dir: Path | 
         for _ in range(min(workers, len(left))):
             worker = _Worker(run, events)
             active.add(worker)
-            yield from next_cell(worker)
+            yield from next_bundle(worker)
         while active:
             worker, event = events.get()
             if event is not None:
                 yield event
-                if event["kind"] == "end":
-                    yield from next_cell(worker)
-            elif worker in active:  # its output ended before its cell did
+                if event["kind"] == "end" and worker.ended(event["cell"]):
+                    yield from next_bundle(worker)
+            elif worker in active:  # its output ended before its cells did
                 active.discard(worker)
-                yield worker.crashed()
+                yield from worker.crashed()
                 if left:
                     worker = _Worker(run, events)
                     active.add(worker)
-                    yield from next_cell(worker)
+                    yield from next_bundle(worker)
     finally:
         for worker in active:
             worker.kill()
@@ -81,7 +102,9 @@ class _Worker:
     """A worker process, and the thread that turns its output into events."""
 
     def __init__(self, run: RunFolder, events: SimpleQueue[tuple[_Worker, Event | None]]) -> None:
-        self.run, self.cell_id = run, ""
+        self.run = run
+        self.bundle: list[str] = []
+        self.unfinished: set[str] = set()
         path = os.pathsep.join(folder or os.getcwd() for folder in sys.path)  # what the parent can import, it can
         environment = {**os.environ, "PYTHONPATH": path, "PYTHONUNBUFFERED": "1", "OMP_NUM_THREADS": "1", WORKER: "1"}
         self.process = subprocess.Popen(
@@ -96,20 +119,26 @@ class _Worker:
         threading.Thread(target=self._listen, args=(events,), daemon=True).start()
         threading.Thread(target=self._reap, daemon=True).start()
 
-    def give(self, cell: Cell, data_dir: Path | None) -> None:
-        self.cell_id = cell.id
-        task = {"cell": cell.model_dump(), "data_dir": str(data_dir) if data_dir else None}
+    def give(self, cells: Sequence[Cell], data_dir: Path | None) -> None:
+        self.bundle = [cell.id for cell in cells]
+        self.unfinished = set(self.bundle)
+        task = {"cells": [cell.model_dump() for cell in cells], "data_dir": str(data_dir) if data_dir else None}
         assert self.process.stdin is not None
         with contextlib.suppress(BrokenPipeError):  # it died while idle; its listener reports that
             self.process.stdin.write(json.dumps(task) + "\n")
 
+    def ended(self, cell_id: str) -> bool:
+        """Take note that a cell has ended; whether it was the last of the bundle."""
+        self.unfinished.discard(cell_id)
+        return not self.unfinished
+
     def stop(self) -> None:
-        """Let it end by itself: it has no cell, and nothing more will come."""
+        """Let it end by itself: it has no cells, and nothing more will come."""
         self._close_input()
         self.process.wait(timeout=60)
 
     def kill(self) -> None:
-        """End it with its cell unfinished."""
+        """End it with its cells unfinished."""
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self.process.pid, signal.SIGKILL)
         self._close_input()
@@ -120,8 +149,8 @@ class _Worker:
         with contextlib.suppress(BrokenPipeError):
             self.process.stdin.close()
 
-    def crashed(self) -> Event:
-        """Record that the process died with its cell unfinished."""
+    def crashed(self) -> Iterator[Event]:
+        """Record that the process died with these cells unfinished."""
         code = self.process.wait()  # before its input closes, or it would end by that, with exit code 0
         self._close_input()
         cause = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
@@ -129,13 +158,17 @@ class _Worker:
         record: Record = {
             "kind": "end",
             "status": "crashed",
-            "reason": f"the worker {cause}{memory}; see cells/{self.cell_id}/log.txt",
+            "reason": f"the worker {cause}{memory}; see cells/{self.bundle[0]}/log.txt",
         }
-        folder = self.run.cell(self.cell_id)
-        if _status(records := folder.records()) != "pending":  # it died after its last record, before telling
-            return {"cell": self.cell_id, **records[-1]}
-        folder.append(record)
-        return {"cell": self.cell_id, **record}
+        for cell_id in self.bundle:
+            if cell_id not in self.unfinished:
+                continue
+            folder = self.run.cell(cell_id)
+            if status(records := folder.records()) != "pending":  # it died after its last record, before telling
+                yield {"cell": cell_id, **records[-1]}
+            else:
+                folder.append(record)
+                yield {"cell": cell_id, **record}
 
     def _reap(self) -> None:
         """When the process ends, end what it started too: a child would keep its output open, and the sweep waiting."""
@@ -151,5 +184,5 @@ class _Worker:
         events.put((self, None))
 
 
-def _status(records: list[Record]) -> str:
+def status(records: list[Record]) -> str:
     return str(records[-1]["status"]) if records and records[-1]["kind"] == "end" else "pending"

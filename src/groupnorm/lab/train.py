@@ -14,8 +14,11 @@ from torch import Tensor, nn
 
 from groupnorm.errors import SingleElementError
 from groupnorm.lab import models
+from groupnorm.lab.augment import augmentation
 from groupnorm.lab.cell import Cell
+from groupnorm.lab.convolution import kernels
 from groupnorm.lab.data import Dataset
+from groupnorm.lab.data.dataset import Images
 from groupnorm.lab.randomness import get_state, seed_all, set_state
 from groupnorm.lab.records import Record
 from groupnorm.lab.resolve import resolve
@@ -24,6 +27,8 @@ from groupnorm.nn import set_total_steps
 _EVALUATION_PIXELS = 500 * 32 * 32  # images evaluated at a time, so that large ones fit into memory too
 _MARKS = (0.3, 0.6, 0.9)  # of the "step" schedule
 _FINITE_CHECK = 100  # steps between two looks at the loss; each look waits for the device
+_AUGMENT_SEED = 1 << 40  # keeps the draws of the augmentation apart from those of the order
+_PREPARED_BYTES = 2**28  # training images of up to this size in float32 are standardised once, not at each step
 
 
 class DivergedError(Exception):
@@ -40,7 +45,8 @@ class Training:
     with a schedule of their own are told how many steps the run has.
 
     An experiment that trains in another way derives from this class and replaces ``build``, ``inputs``, ``order``,
-    ``step`` or ``epoch``; one that measures more adds to ``measure``.
+    ``step`` or ``epoch``; one that measures more adds to ``measure``. Where ``step`` and ``epoch`` are
+    these here, several seeds may be trained as one network (:mod:`groupnorm.lab.stack`), with the same bits.
 
     Args:
         cell: what to train.
@@ -57,6 +63,8 @@ class Training:
         self.device = torch.device(cell.device)
         self.steps_per_epoch = len(dataset.train_images) // cell.batch_size
         self.epochs_done = 0
+        self._prepared: tuple[Tensor, Tensor] | None = None
+        self._generators: dict[str, Any] | None = None
         seed_all(cell.seed)
         self.model = self.build().to(self.device)
         self.optimizer = torch.optim.SGD(
@@ -102,16 +110,28 @@ class Training:
         loss, errors = torch.zeros((), device=self.device), torch.zeros((), device=self.device)
         self.model.train()
         for step, (images, labels) in enumerate(self.batches(), start=self.epochs_done * self.steps_per_epoch + 1):
-            learning_rate = self.learning_rate(step - 1)
-            for group in self.optimizer.param_groups:
-                group["lr"] = learning_rate
+            set_learning_rate(self.optimizer, self.learning_rate(step - 1))
             batch_loss, batch_errors = self.step(images, labels)
             loss += batch_loss
             errors += batch_errors
-            if step % _FINITE_CHECK == 0 or step % self.steps_per_epoch == 0:
-                _check_finite(loss, step)
+            if self.looks(step):
+                check_finite(loss, step)
             on_step(step)
-        seconds = time.perf_counter() - begin
+        return self.record(loss, errors, time.perf_counter() - begin)
+
+    def looks(self, step: int) -> bool:
+        """Whether the loss is looked at after this step, counted from 1."""
+        return step % _FINITE_CHECK == 0 or step % self.steps_per_epoch == 0
+
+    def record(self, loss: Tensor, errors: Tensor, seconds: float) -> Record:
+        """Close an epoch: measure, and return its record.
+
+        Args:
+            loss: sum of the mean losses of its batches.
+            errors: number of wrong answers in training.
+            seconds: that its training took. Where several seeds were trained as one network, that time divided by
+                their number.
+        """
         self.epochs_done += 1
         images_seen = self.steps_per_epoch * self.cell.batch_size
         return {
@@ -121,16 +141,39 @@ class Training:
             "loss": loss.item() / self.steps_per_epoch,
             "train_error": 100 * errors.item() / images_seen,
             **self.measure(),
-            "learning_rate": learning_rate,
+            "learning_rate": self.learning_rate(self.epochs_done * self.steps_per_epoch - 1),
             "seconds": seconds,
             "images_per_second": images_seen / seconds,
         }
 
     def batches(self) -> Iterator[tuple[Tensor, Tensor]]:
         """``(inputs, labels)`` of each step of this epoch."""
-        images, labels = self.dataset.train_images, self.dataset.train_labels
-        for chosen in self.order().split(self.cell.batch_size)[: self.steps_per_epoch]:
-            yield self.inputs(images[chosen].to(self.device)), labels[chosen].to(self.device)
+        order = self.order().split(self.cell.batch_size)[: self.steps_per_epoch]
+        if self.cell.augment == "none" and (prepared := self._prepare()):
+            inputs, labels = prepared
+            for chosen in order:
+                yield inputs[chosen], labels[chosen]
+            return
+        seed = (self.cell.seed * 1_000_003 + self.epochs_done) ^ _AUGMENT_SEED
+        generator = torch.Generator().manual_seed(seed)
+        shown = augmentation(self.cell.augment).batches(self.dataset.train_images, order, generator, self.device)
+        for chosen, images in zip(order, shown, strict=True):
+            yield self.inputs(images), self.dataset.train_labels[chosen].to(self.device)
+
+    def _prepare(self) -> tuple[Tensor, Tensor] | None:
+        """All training inputs and labels on the device; None where they are too many, or on disk."""
+        images = self.dataset.train_images
+        if self._prepared is None and isinstance(images, Tensor) and 4 * images.numel() <= _PREPARED_BYTES:
+            self._prepared = self.inputs(images.to(self.device)), self.dataset.train_labels.to(self.device)
+        return self._prepared
+
+    @contextmanager
+    def turn(self) -> Iterator[None]:
+        """Around what this training does where others run in the same process: its own state of all generators."""
+        if self._generators is not None:
+            set_state(self._generators, self.device)
+        yield
+        self._generators = get_state(self.device)
 
     def step(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         """One step of the optimiser; returns the mean loss and the number of errors of the batch.
@@ -142,19 +185,20 @@ class Training:
         loss, errors = torch.zeros((), device=self.device), torch.zeros((), device=self.device)
         self.optimizer.zero_grad()
         for part, target in zip(images.split(size), labels.split(size), strict=True):
-            with self.autocast(), _single_elements():
-                logits = self.model(part)
-            part_loss = F.cross_entropy(logits.float(), target) * (len(part) / len(images))
-            part_loss.backward()
+            with self.kernels(part):
+                with self.autocast(), _single_elements():
+                    logits = self.model(part)
+                part_loss = F.cross_entropy(logits.float(), target) * (len(part) / len(images))
+                part_loss.backward()
             loss += part_loss.detach()
             errors += (logits.detach().argmax(1) != target).sum()
         self.optimizer.step()
         return loss, errors
 
-    def error(self, images: Tensor, labels: Tensor) -> float:
+    def error(self, images: Images, labels: Tensor) -> float:
         """Error of the network in percent over stored images, in evaluation mode."""
         self.model.eval()
-        size = min(500, max(1, _EVALUATION_PIXELS // images[0, 0].numel()))
+        size = min(500, max(1, _EVALUATION_PIXELS // math.prod(images.shape[2:])))
         wrong = 0
         with torch.inference_mode():
             for part, target in zip(images.split(size), labels.split(size), strict=True):
@@ -179,6 +223,10 @@ class Training:
         if self.cell.precision == "bf16":
             return torch.autocast(self.device.type, torch.bfloat16)
         return nullcontext()
+
+    def kernels(self, images: Tensor) -> AbstractContextManager[Any]:
+        """The convolutions of the cell, around a pass of ``images`` through the network and back."""
+        return kernels(images) if self.cell.precision == "fp32" else nullcontext()
 
     def state_dict(self) -> dict[str, Any]:
         """All that is needed to go on as if there had been no break."""
@@ -218,6 +266,13 @@ def _single_elements() -> Iterator[None]:
         raise
 
 
-def _check_finite(loss: Tensor, step: int) -> None:
+def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
+    """From the next step on."""
+    for group in optimizer.param_groups:
+        group["lr"] = rate
+
+
+def check_finite(loss: Tensor, step: int) -> None:
+    """Raise :class:`DivergedError` unless the sum of the losses up to ``step`` is a number."""
     if not math.isfinite(value := loss.item()):
         raise DivergedError(f"the training loss became {value} within the {_FINITE_CHECK} steps before step {step}")

@@ -1,7 +1,8 @@
 """A process that trains cells: ``python -m groupnorm.lab.worker FOLDER``.
 
-It reads one cell per line from standard input and writes one event per line to standard output, each a JSON
-object. When standard input closes, the parent is gone, and the worker ends at once: all that matters is on disk.
+It reads one bundle per line from standard input, cells that differ in nothing but the seed, and writes one event per
+line to standard output, each a JSON object. What a bundle prints goes to the log of its first cell. When standard
+input closes, the parent is gone, and the worker ends at once: all that matters is on disk.
 """
 
 from __future__ import annotations
@@ -12,7 +13,9 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from queue import SimpleQueue
@@ -25,6 +28,7 @@ from groupnorm.lab.cell import FINAL, Cell, Status
 from groupnorm.lab.data import DataError, Dataset, load
 from groupnorm.lab.environment import environment
 from groupnorm.lab.records import CellFolder, Record, RunFolder
+from groupnorm.lab.stack import stack
 from groupnorm.lab.train import DivergedError, Training, training
 
 Emit = Callable[[Record], None]
@@ -32,53 +36,138 @@ Emit = Callable[[Record], None]
 _PROGRESS_SECONDS = 0.5
 
 
-def run_cell(cell: Cell, folder: CellFolder, load_data: Callable[[], Dataset], emit: Emit) -> None:
-    """Train a cell from where it stands to its end, recording each epoch.
+@dataclass
+class _Place:
+    """Where a cell stands: its training, if it is not at its end, where the records go, and who is told."""
 
-    A failure is a result: it is recorded with its reason, and this returns normally.
+    cell: Cell
+    folder: CellFolder
+    load_data: Callable[[], Dataset]
+    emit: Emit
+    training: Training | None = None
+
+    def begin(self) -> None:
+        """Go to where the cell was left."""
+        records = self.folder.records()
+        if records and records[-1]["kind"] == "end":
+            if records[-1]["status"] in FINAL:
+                self.folder.drop_checkpoint()
+                self.emit(records[-1])
+                return
+            self.folder.keep(len(records) - 1)  # a crash is tried again
+        with self._failures():
+            self.training = _resume(self.cell, self.folder, self.load_data(), self.emit)
+            with self.training.turn():
+                self._end_if_finished()
+
+    def train(self, until: int | None = None) -> None:
+        """Train to the end, or until this many epochs are done."""
+        on_step = _reporter([self.emit])
+        while self.training and self.training.epochs_done != until:
+            with self._failures():
+                with self.training.turn():
+                    record = self.training.epoch(on_step)
+                self.take(record)
+
+    def take(self, record: Record | DivergedError) -> None:
+        """Record an epoch, or why there was none."""
+        assert self.training is not None
+        with self._failures():
+            if isinstance(record, DivergedError):
+                raise record
+            self.folder.append(record)
+            with self.training.turn():
+                state = self.training.state_dict()
+            self.folder.save_checkpoint(state)
+            self.emit(record)
+            self._end_if_finished()
+
+    def _end_if_finished(self) -> None:
+        if self.training and self.training.finished:
+            self._end("finished", "")
+
+    def _end(self, status: Status, reason: str) -> None:
+        self.training = None
+        end = {"kind": "end", "status": status, "reason": reason}
+        self.folder.append(end)
+        if status in FINAL:
+            self.folder.drop_checkpoint()
+        self.emit(end)
+
+    @contextmanager
+    def _failures(self) -> Iterator[None]:
+        """A failure is a result: it is recorded with its reason."""
+        try:
+            yield
+        except SingleElementError as error:
+            self._end("undefined", str(error))
+        except DivergedError as error:
+            self._end("diverged", str(error))
+        except (Exception, SystemExit) as error:  # a network of the user's own may even end the process
+            traceback.print_exc()
+            self._end("crashed", f"{type(error).__name__}: {error}")
+
+
+def run_cells(
+    cells: Sequence[Cell], run: RunFolder, load_data: Callable[[], Dataset], emit: Callable[[str, Record], None]
+) -> None:
+    """Train cells that differ in nothing but the seed from where each stands to its end, recording each epoch.
+
+    They are trained as one network where that changes no bit of any and is faster, else one after the other. A failure
+    is a result: it is recorded with its reason, and this returns normally.
 
     Args:
-        cell: what to train.
-        folder: where its records and its checkpoint lie.
-        load_data: loads the dataset of the cell.
-        emit: called with each new record, and with ``{"kind": "progress", "step": ...}`` in between.
+        cells: what to train.
+        run: where their records and checkpoints lie.
+        load_data: loads the dataset of the cells.
+        emit: called with a cell's id and each new record, and with ``{"kind": "progress", "step": ...}`` in between.
     """
-    records = folder.records()
-    if records and records[-1]["kind"] == "end":
-        if records[-1]["status"] in FINAL:
-            folder.drop_checkpoint()
-            emit(records[-1])
-            return
-        folder.keep(len(records) - 1)  # a crash is tried again
-    status: Status = "finished"
-    reason = ""
-    try:
-        run = _resume(cell, folder, load_data(), emit)
-        last = time.monotonic()
+    places = [_Place(cell, run.cell(cell.id), load_data, partial(emit, cell.id)) for cell in cells]
+    for place in places:
+        place.begin()
+    left = [place for place in places if place.training]
+    while len(left) > 1 and _train_together(left):
+        left = [place for place in left if place.training]
+    for place in left:
+        place.train()
 
-        def on_step(step: int) -> None:
-            nonlocal last
-            if time.monotonic() - last > _PROGRESS_SECONDS:
-                last = time.monotonic()
+
+def _train_together(places: Sequence[_Place]) -> bool:
+    """Train cells as one network until the first of them ends; False where they are better trained alone."""
+    furthest = max(place.training.epochs_done for place in places if place.training)
+    for place in places:
+        place.train(until=furthest)  # a kill may have left some behind
+    runs = [place.training for place in places if place.training]
+    if len(runs) < len(places):
+        return True
+    together = stack(runs)
+    if together is None:
+        return False
+    on_step = _reporter([place.emit for place in places])
+    while all(place.training for place in places):
+        try:
+            records = together.epoch(on_step)
+        except (Exception, SystemExit):  # whose it is shows when each goes on alone from its checkpoint
+            for place in places:
+                place.begin()
+            return False
+        for place, record in zip(places, records, strict=True):
+            place.take(record)
+    return True
+
+
+def _reporter(emits: Sequence[Emit]) -> Callable[[int], None]:
+    """Tells of a step now and then."""
+    last = time.monotonic()
+
+    def on_step(step: int) -> None:
+        nonlocal last
+        if time.monotonic() - last > _PROGRESS_SECONDS:
+            last = time.monotonic()
+            for emit in emits:
                 emit({"kind": "progress", "step": step})
 
-        while not run.finished:
-            record = run.epoch(on_step)
-            folder.append(record)
-            folder.save_checkpoint(run.state_dict())
-            emit(record)
-    except SingleElementError as error:
-        status, reason = "undefined", str(error)
-    except DivergedError as error:
-        status, reason = "diverged", str(error)
-    except (Exception, SystemExit) as error:  # a network of the user's own may even end the process
-        traceback.print_exc()
-        status, reason = "crashed", f"{type(error).__name__}: {error}"
-    end = {"kind": "end", "status": status, "reason": reason}
-    folder.append(end)
-    if status in FINAL:
-        folder.drop_checkpoint()
-    emit(end)
+    return on_step
 
 
 def _resume(cell: Cell, folder: CellFolder, dataset: Dataset, emit: Emit) -> Training:
@@ -118,28 +207,51 @@ def main() -> None:
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)  # nor may it read the cells
     tasks: SimpleQueue[Any] = SimpleQueue()
     threading.Thread(target=_read, args=(lines, tasks), daemon=True).start()
-    _make_deterministic()
     datasets: dict[str, Dataset] = {}
     while True:
         task = tasks.get()
-        cell = Cell(**task["cell"])
-        folder = run.cell(cell.id)
+        cells = [Cell(**cell) for cell in task["cells"]]
+        first = run.cell(cells[0].id)
+        first.path.mkdir(parents=True, exist_ok=True)
+        _log_to(first.path / "log.txt")
 
-        def emit(record: Record, cell_id: str = cell.id) -> None:
+        def emit(cell_id: str, record: Record) -> None:
             events.write(json.dumps({"cell": cell_id, **record}) + "\n")
 
-        with folder.lock():
-            _log_to(folder.path / "log.txt")
-            torch.set_num_threads(cell.threads)
-            run_cell(cell, folder, partial(_load, cell, task["data_dir"], datasets), emit)
+        run_bundle(cells, run, Path(task["data_dir"]) if task["data_dir"] else None, emit, datasets)
 
 
-def _load(cell: Cell, data_dir: str | None, loaded: dict[str, Dataset]) -> Dataset:
+def run_bundle(
+    cells: Sequence[Cell],
+    run: RunFolder,
+    data_dir: Path | None,
+    emit: Callable[[str, Record], None],
+    datasets: dict[str, Dataset] | None = None,
+) -> None:
+    """Train cells that differ in nothing but the seed, with their folders held and this process made deterministic.
+
+    Args:
+        cells: what to train.
+        run: where their records and checkpoints lie.
+        data_dir: where the datasets lie.
+        emit: as :func:`run_cells` takes it.
+        datasets: those loaded before, by digest; kept for the bundles that follow.
+    """
+    _make_deterministic()
+    torch.set_num_threads(cells[0].threads)
+    loaded = {} if datasets is None else datasets
+    with ExitStack() as locks:
+        for cell in cells:
+            locks.enter_context(run.cell(cell.id).lock())
+        run_cells(cells, run, partial(_load, cells[0], data_dir, loaded), emit)
+
+
+def _load(cell: Cell, data_dir: Path | None, loaded: dict[str, Dataset]) -> Dataset:
     """The dataset of a cell, kept for the cells that follow."""
     if cell.data_digest not in loaded:
         dataset = load(
             cell.dataset,
-            Path(data_dir) if data_dir else None,
+            data_dir,
             image_size=cell.image_size,
             limit_train=cell.limit_train,
             limit_val=cell.limit_val,

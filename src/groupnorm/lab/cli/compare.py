@@ -59,6 +59,14 @@ def compare(
             help="Processes; unless given, one for each --threads cores, and one on a GPU.", show_default=False
         ),
     ] = None,
+    scheduler: Annotated[str, typer.Option(help="local, ray or slurm.")] = "local",
+    address: Annotated[
+        str | None,
+        typer.Option(help="Of the Ray cluster; unless given, the one of this machine.", show_default=False),
+    ] = None,
+    slurm: Annotated[
+        str, typer.Option(help="Parameters of Slurm's jobs: slurm_partition=gpu,mem_gb=16.", show_default=False)
+    ] = "",
     track: Annotated[str, typer.Option(help="Also log to any of tensorboard, mlflow, wandb.", show_default=False)] = "",
     out: Annotated[
         Path | None, typer.Option(help="The run's folder; runs/DATASET-MODEL unless given.", show_default=False)

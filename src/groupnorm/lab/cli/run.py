@@ -27,6 +27,14 @@ def run(
     precision: Annotated[str | None, typer.Option(help="fp32, or bf16 (autocast).")] = None,
     threads: Annotated[int | None, typer.Option(help="CPU threads of each worker.")] = None,
     workers: Annotated[int | None, typer.Option(help="Worker processes.")] = None,
+    scheduler: Annotated[str | None, typer.Option(help="local, ray or slurm.")] = None,
+    address: Annotated[
+        str | None,
+        typer.Option(help="Of the Ray cluster; unless given, the one of this machine.", show_default=False),
+    ] = None,
+    slurm: Annotated[
+        str | None, typer.Option(help="Parameters of Slurm's jobs: slurm_partition=gpu,mem_gb=16.", show_default=False)
+    ] = None,
     track: Annotated[
         str | None, typer.Option(help="Also log to any of tensorboard, mlflow, wandb.", show_default=False)
     ] = None,
@@ -44,7 +52,7 @@ def run(
 
     options: dict[str, Any] = {
         "seeds": seeds, "data_dir": data_dir, "device": device, "precision": precision, "threads": threads,
-        "workers": workers, "track": track,
+        "workers": workers, "scheduler": scheduler, "address": address, "slurm": slurm, "track": track,
     }  # fmt: skip
     console = Console()
     with outcome():
