@@ -35,6 +35,13 @@ def test_the_result_of_a_run_is_its_last_epoch_or_the_median_of_the_last():
     assert evidence(row()).at("seconds")[0] == 3
 
 
+def test_rows_are_told_apart_by_the_learning_rate_of_the_cell_not_that_of_its_last_epoch():
+    rows = [row((error,), learning_rate=rate) for error, rate in ((50.0, 0.1), (30.0, 0.01))]
+    for found in rows:
+        found["epochs"][0]["learning_rate"] = 1e-9
+    assert evidence(*rows).at(learning_rate=0.01)[0] == 30
+
+
 def test_a_run_that_diverged_guesses_and_one_that_is_undefined_has_no_result():
     found = evidence(row(status="diverged"), row(status="diverged", arm="two", seed=1), row(status="undefined", seed=2))
     assert found.at().to_dict() == {0: 90, 1: 75}

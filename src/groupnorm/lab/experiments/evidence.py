@@ -76,7 +76,9 @@ class Evidence:
         measures: dict[str, Any] = {}
         if status == "finished":
             latest = epochs[-self.head["last"] :]
-            numbers = [key for key, value in epochs[-1].items() if isinstance(value, int | float)]
+            # An epoch's learning rate has the name of the cell's own, which the rows are told apart by.
+            taken = Cell.model_fields
+            numbers = [k for k, value in epochs[-1].items() if isinstance(value, int | float) and k not in taken]
             measures = {key: median(epoch[key] for epoch in latest) for key in numbers}
             measures["seconds"] = sum(epoch["seconds"] for epoch in epochs)
         elif status == "diverged":

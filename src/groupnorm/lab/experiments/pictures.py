@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 import pandas as pd
@@ -37,12 +37,12 @@ def over(
     panels: Panels,
     *,
     title: str,
-    x_name: str,
+    x_name: str | Mapping[str, str],
     y: str = "error",
     y_name: str = "validation error (%)",
     lines: str = "norm",
     falling: bool = False,
-    log_x: bool = True,
+    log_x: bool | Collection[str] = True,
 ) -> Figure:
     """A measure over a quantity: mean and 95% interval over seeds, a line for each norm.
 
@@ -51,31 +51,32 @@ def over(
         x: column of the quantity; its values are the ticks.
         panels: rows of :attr:`Evidence.table`.
         title: of the picture.
-        x_name: of the quantity.
+        x_name: of the quantity, or its name in each panel by the panel's title.
         y: column of the measure.
         y_name: of the measure, with its unit.
         lines: column that tells lines apart.
         falling: x falls from left to right, as in Wu & He 2018, Figure 1.
-        log_x: x is on a logarithmic scale.
+        log_x: x is on a logarithmic scale, in all panels, or in those of these titles.
     """
     figure, grid, looks = _panels(evidence, panels, title, lines)
     for axes, (name, rows) in zip(grid, panels.items(), strict=False):
         axes.set_title(name, size=10, loc="left")
         drawn = list(rows[lines].drop_duplicates())
+        logarithmic = log_x if isinstance(log_x, bool) else name in log_x
         for line in drawn:
             own = rows[rows[lines] == line]
-            shift = dodge(drawn.index(line), len(drawn)) if log_x else 1.0
+            shift = dodge(drawn.index(line), len(drawn)) if logarithmic else 1.0
             points = {float(value): estimate(own.loc[own[x] == value, y]) for value in sorted(own[x].unique())}
             _intervals(axes, [(value * shift, found) for value, found in points.items()], looks[line])
         ticks = sorted(rows[x].unique())
-        if log_x:
+        if logarithmic:
             axes.set_xscale("log", base=2)
         axes.xaxis.set_major_locator(FixedLocator(ticks))
         axes.xaxis.set_minor_locator(NullLocator())
         axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
         if falling:
             axes.invert_xaxis()
-        axes.set_xlabel(x_name)
+        axes.set_xlabel(x_name if isinstance(x_name, str) else x_name[name])
         axes.set_ylabel(y_name)
         plain_axes(axes, log=wants_log(rows[y]), percent=False)
     return figure
@@ -188,7 +189,7 @@ def _intervals(axes: Axes, points: Sequence[tuple[float, Estimate]], look: Style
 
 
 def _subtitle(evidence: Evidence) -> str:
-    datasets = list(dict.fromkeys(arm["dataset"] for arm in evidence.head["arms"].values()))
-    models = list(dict.fromkeys(arm["model"] for arm in evidence.head["arms"].values()))
+    datasets = list(dict.fromkeys(arm["dataset"].rpartition(":")[2] for arm in evidence.head["arms"].values()))
+    models = list(dict.fromkeys(arm["model"].rpartition(":")[2] for arm in evidence.head["arms"].values()))
     seeds = evidence.table["seed"].nunique()
     return f"{', '.join(datasets)} · {', '.join(models)} · {seeds} seeds, mean with 95% interval"

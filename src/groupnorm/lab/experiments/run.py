@@ -64,11 +64,9 @@ def run(
             request,
             folder,
             images={dataset.digest: len(dataset.train_images) for _, dataset in planned},
-            workers=first.worker_count,
-            data_dir=first.data_dir,
+            how=first,
             labels={cell: arms[0] for cell, arms in labels.items()} if len(arms) > 1 else None,
             progress=progress,
-            track=first.track,
         )
         evidence = summarise(folder)
         evidence.save(folder.path / FILE)

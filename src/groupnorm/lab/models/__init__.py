@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 
 from groupnorm.errors import ArgumentError, UnknownNameError
-from groupnorm.lab.models import small_resnet, torchvision_models
+from groupnorm.lab.models import small_resnet, small_vgg, torchvision_models
 from groupnorm.lab.resolve import resolve
 from groupnorm.nn import norm_layer, wire_
 
@@ -36,6 +36,7 @@ MODELS: dict[str, Model] = {
         Model("resnet18", "torchvision's ResNet-18, 20 norms", torchvision_models.resnet("resnet18")),
         Model("resnet50", "torchvision's ResNet-50, 53 norms", torchvision_models.resnet("resnet50")),
         Model("resnet101", "torchvision's ResNet-101, 104 norms", torchvision_models.resnet("resnet101")),
+        Model("vgg-small", "VGG-16 with an eighth of its channels, 13 norms", small_vgg.vgg_small),
         Model("vgg16", "torchvision's VGG-16, 13 norms; images of 32x32 or more", torchvision_models.vgg16),
     )
 }

@@ -1,0 +1,155 @@
+"""Batches and workers whose images are not drawn from all classes.
+
+``groupnorm run non-iid --scale small``
+
+- smoke: seconds.
+- small: Fashion-MNIST reduced to 16x16; batches of all, 2 and 1 classes; 5 workers of 2 classes each.
+- full: batches of 16 classes x 2 images on ImageNet; 5 workers on CIFAR-10.
+
+Arms. "all", "few" and "one" are the classes of a batch that shares statistics. "bsp" is synchronous SGD on workers,
+each with its own statistics and with gradients averaged at every step (bulk synchronous parallel); "fedavg" is
+federated averaging: workers train on their own for some steps, then weights and running statistics are averaged. Their
+workers hold random images, or with "-skewed" different classes.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from matplotlib.figure import Figure
+
+from groupnorm.lab.experiments.claim import Claim, Effect
+from groupnorm.lab.experiments.evidence import Evidence
+from groupnorm.lab.experiments.experiment import Experiment, Scale
+from groupnorm.lab.experiments.imagenet import IMAGENET
+from groupnorm.lab.experiments.pictures import by, ranked
+
+TASKS = "groupnorm.lab.experiments.workers:"
+FEW, WORKERS, FEDERATED = (TASKS + kind for kind in ("FewClasses", "Workers", "FederatedAveraging"))
+
+NAMES = {
+    "all": "batches of all classes",
+    "few": "batches of few classes",
+    "one": "batches of one class",
+    "bsp": "synchronous workers, alike",
+    "bsp-skewed": "synchronous workers, own classes",
+    "fedavg": "federated averaging, alike",
+    "fedavg-skewed": "federated averaging, own classes",
+}
+
+
+def draw(evidence: Evidence) -> Figure:
+    """Error of each norm, a panel for each arm."""
+    return ranked(evidence, by(evidence.table, "arm", NAMES.__getitem__), title="Images not drawn from all classes")
+
+
+def _loss(evidence: Evidence, norm: str, arm: str) -> Any:
+    """How far the error rises when each worker holds its own classes, by seed."""
+    return evidence.at(arm=f"{arm}-skewed", norm=norm) - evidence.at(arm=arm, norm=norm)
+
+
+def _workers(base: dict[str, Any], local_steps: int) -> dict[str, list[dict[str, Any]]]:
+    """The arms of 5 workers with 20 images each."""
+    base = base | {"norms": ("bn", "gn"), "batch_sizes": (100,), "normalization_batches": (20,)}
+    tasks = {
+        "bsp": (WORKERS, {"workers": 5}),
+        "fedavg": (FEDERATED, {"workers": 5, "local_steps": local_steps}),
+    }
+    return {
+        f"{name}{'-skewed' * skewed}": [base | {"task": task, "options": options | {"skewed": skewed}}]
+        for name, (task, options) in tasks.items()
+        for skewed in (False, True)
+    }
+
+
+BATCHES: dict[str, Any] = {"norms": ("bn", "gn", "brn"), "batch_sizes": (32,), "task": FEW}
+FASHION: dict[str, Any] = {
+    "dataset": "fashion-mnist", "model": "resnet-tiny", "image_size": 16, "limit_train": 4000, "limit_val": 1000,
+    "seeds": 5, "epochs": 4,
+}  # fmt: skip
+DIGITS: dict[str, Any] = {
+    "dataset": "digits", "model": "resnet-tiny", "limit_train": 200, "limit_val": 32, "seeds": 2, "epochs": 1,
+}  # fmt: skip
+CIFAR: dict[str, Any] = {
+    "dataset": "cifar10", "model": "resnet20", "seeds": 3, "epochs": 128, "schedule": "step", "weight_decay": 5e-4,
+    "learning_rate": 0.0032,
+}  # fmt: skip
+"""Of the authors' solvers: 64,000 steps of 5 x 20 images, weight decay 5e-4, 0.002 for each worker: 0.01 for 100."""
+
+EXPERIMENT = Experiment(
+    name="non-iid",
+    title="Batches and workers of few classes",
+    question="What do norms do when the images that share statistics, or a worker, show a few of the classes?",
+    source="Hsieh et al. 2020, arXiv:1910.00189; Ioffe 2017, arXiv:1702.03275, section 4.3",
+    smoke=Scale(
+        arms={
+            "few": [DIGITS | BATCHES | {"options": {"classes": 2}}],
+            **_workers(DIGITS, local_steps=1),
+        },
+        time="seconds",
+        result="none to speak of: 200 images",
+    ),
+    small=Scale(
+        arms={
+            "all": [FASHION | BATCHES | {"options": {"classes": 10}}],
+            "few": [FASHION | BATCHES | {"options": {"classes": 2}}],
+            "one": [FASHION | BATCHES | {"options": {"classes": 1}}],
+            **_workers(FASHION | {"learning_rate": 0.032}, local_steps=20),
+        },
+        time="about 9 minutes on two cores",
+        result="to be measured",
+    ),
+    full=Scale(
+        arms={
+            name: [
+                IMAGENET
+                | BATCHES
+                | {"batch_sizes": (256,), "normalization_batches": (32,), "options": {"classes": classes}}
+            ]
+            for name, classes in (("all", 1000), ("few", 16), ("one", 1))
+        }
+        | _workers(CIFAR, local_steps=20),
+        time="weeks of eight GPUs for the batches, days of one for the workers",
+        result="-",
+    ),
+    figure=draw,
+    claims=(
+        Claim(
+            id="non-iid-synchronous",
+            statement="With synchronous workers that hold different classes BN collapses and GN does not.",
+            source="Hsieh et al. 2020, section 5",
+            published="-",
+            refuted="BN's error rises by less than 10 points over that of workers alike, or GN's by 5 or more",
+            effects=(
+                Effect("BN's error, own classes minus alike (points)", lambda e: _loss(e, "bn", "bsp"), above=10),
+                Effect("GN's error, own classes minus alike (points)", lambda e: _loss(e, "gn", "bsp"), below=5),
+            ),
+        ),
+        Claim(
+            id="non-iid-federated",
+            statement="Federated averaging suffers from workers that hold different classes, with BN and with GN.",
+            source="Hsieh et al. 2020, sections 4 and 5",
+            published="-",
+            refuted="the error of one of the two rises by 5 points or less",
+            effects=(
+                Effect("BN's error, own classes minus alike (points)", lambda e: _loss(e, "bn", "fedavg"), above=5),
+                Effect("GN's error, own classes minus alike (points)", lambda e: _loss(e, "gn", "fedavg"), above=5),
+            ),
+        ),
+        Claim(
+            id="non-iid-renorm",
+            statement="Batch renormalisation is better than BN when a batch holds few of the classes.",
+            source="Ioffe 2017, section 4.3",
+            published="-",
+            refuted="on batches of few classes its error is no lower than BN's",
+            effects=(
+                Effect(
+                    "BN's error minus BRN's (points)",
+                    lambda e: e.at(arm="few", norm="bn") - e.at(arm="few", norm="brn"),
+                    above=0,
+                ),
+            ),
+            note="16 of 1,000 classes in a batch of 32 there; 2 of 10 at small scale.",
+        ),
+    ),
+)
