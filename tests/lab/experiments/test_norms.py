@@ -49,7 +49,7 @@ def test_only_the_scale_of_a_filter_changes_its_length():
 
 
 def test_the_arm_of_weight_norm_trains_a_network_without_a_norm():
-    options = {**EXPERIMENT.smoke.arms["wn"][0], "dataset": "digits", "image_size": None}
+    options = EXPERIMENT.smoke.arms["wn"][0]
     comparison, dataset = plan(**options)
     run = training(comparison.cells(dataset.digest)[0], dataset)
     assert isinstance(run, WeightNormTraining)

@@ -58,7 +58,7 @@ def test_all_classes_are_drawn_in_the_long_run():
 
 
 def test_batches_of_all_classes_are_the_usual_order(digits):
-    everything = FewClasses(cell(digits, {"classes": 10}), digits).order()
+    everything = FewClasses(cell(digits, {"classes": None}), digits).order()
     assert torch.equal(everything.sort().values, torch.arange(200))
     few = FewClasses(cell(digits, {"classes": 2}), digits)
     for part in few.order().split(10):
@@ -151,3 +151,8 @@ def test_federated_averaging_goes_on_from_a_checkpoint_bit_for_bit(digits, tmp_p
     resumed = FederatedAveraging(asked, digits)
     resumed.load_state_dict(torch.load(tmp_path / "checkpoint.pt", weights_only=True))
     assert resumed.epoch()["loss"] == whole.epoch()["loss"]
+
+
+def test_more_classes_in_a_batch_than_there_are_are_refused(digits):
+    with pytest.raises(ArgumentError, match="classes=11; digits has 10"):
+        FewClasses(cell(digits, {"classes": 11}), digits).order()

@@ -38,8 +38,8 @@ class Evidence:
     def table(self) -> pd.DataFrame:
         """One row per cell: arm, every field of the cell and of its options, status, and each measure of its epochs.
 
-        A measure is the median over the last epochs. A cell that diverged has the error of guessing in ``error`` and
-        ``train_error``, and no other measure; one that is undefined or did not end has none at all.
+        A measure is the median over the last epochs that have it. A cell that diverged has the error of guessing in
+        ``error`` and ``train_error``, and no other measure; one that is undefined or did not end has none at all.
         """
         return pd.DataFrame([self._row(row) for row in self.rows])
 
@@ -79,7 +79,7 @@ class Evidence:
             # An epoch's learning rate has the name of the cell's own, which the rows are told apart by.
             taken = Cell.model_fields
             numbers = [k for k, value in epochs[-1].items() if isinstance(value, int | float) and k not in taken]
-            measures = {key: median(epoch[key] for epoch in latest) for key in numbers}
+            measures = {key: median(epoch[key] for epoch in latest if key in epoch) for key in numbers}
             measures["seconds"] = sum(epoch["seconds"] for epoch in epochs)
         elif status == "diverged":
             measures = dict.fromkeys(("error", "train_error"), self.guessing(row["arm"]))
@@ -129,6 +129,8 @@ def summarise(run: RunFolder) -> Evidence:
             for arm in request["labels"][cell.id]
         ]
         for record in records[:1]:
+            if record["kind"] != "start":  # it crashed before it began
+                continue
             times.append(record["time"])
             if record["environment"] not in environments:
                 environments.append(record["environment"])

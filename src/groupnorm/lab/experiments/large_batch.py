@@ -39,7 +39,16 @@ FASHION: dict[str, Any] = {
     "warmup_epochs": 0.4,
     "seeds": 5,
 }
-FEW = {"seeds": 2, "epochs": 1, "limit_train": 128, "limit_val": 32, "batch_sizes": (32, 64), "warmup_epochs": 0.5}
+FEW = {
+    "dataset": "digits",
+    "image_size": 16,
+    "seeds": 2,
+    "epochs": 1,
+    "limit_train": 128,
+    "limit_val": 32,
+    "batch_sizes": (32, 64),
+    "warmup_epochs": 0.5,
+}
 
 
 def draw(evidence: Evidence) -> Figure:

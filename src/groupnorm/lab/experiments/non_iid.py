@@ -91,7 +91,7 @@ EXPERIMENT = Experiment(
     ),
     small=Scale(
         arms={
-            "all": [FASHION | BATCHES | {"options": {"classes": 10}}],
+            "all": [FASHION | BATCHES | {"options": {"classes": None}}],
             "few": [FASHION | BATCHES | {"options": {"classes": 2}}],
             "one": [FASHION | BATCHES | {"options": {"classes": 1}}],
             **_workers(FASHION | {"learning_rate": 0.032}, local_steps=20),
@@ -106,7 +106,7 @@ EXPERIMENT = Experiment(
                 | BATCHES
                 | {"batch_sizes": (256,), "normalization_batches": (32,), "options": {"classes": classes}}
             ]
-            for name, classes in (("all", 1000), ("few", 16), ("one", 1))
+            for name, classes in (("all", None), ("few", 16), ("one", 1))
         }
         | _workers(CIFAR, local_steps=20),
         time="weeks of eight GPUs for the batches, days of one for the workers",

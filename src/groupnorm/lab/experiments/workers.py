@@ -18,15 +18,23 @@ from groupnorm.lab.train import Training
 class FewClasses(Training):
     """The images that share statistics show ``classes`` of the classes, newly drawn each time (Ioffe 2017, 4.3).
 
-    The option ``classes`` is their number; that of all classes is the usual order. Else an epoch has as many images as
-    ever, but draws them anew for each batch.
+    The option ``classes`` is their number; None is the usual order. Else an epoch has as many images as ever, but draws
+    them anew for each batch.
+
+    Raises:
+        ArgumentError: the data has fewer classes.
     """
 
     def order(self) -> Tensor:
         """Indices of images in the order of this epoch."""
         classes = self.cell.options["classes"]
-        if classes == self.dataset.num_classes:
+        if classes is None:
             return super().order()
+        if classes > self.dataset.num_classes:
+            raise ArgumentError(
+                f"classes={classes}; {self.dataset.name} has {self.dataset.num_classes}: expected at most so many, "
+                f"or None"
+            )
         size = self.cell.statistics_batch
         parts = self.steps_per_epoch * self.cell.batch_size // size
         return few_classes(self.dataset.train_labels, classes, size, parts, _generator(self))
