@@ -1,4 +1,4 @@
-"""What the site takes from the records of the experiments: the ledger of claims, and each experiment with its picture."""
+"""What the site takes from the records of the experiments: the ledger of claims, each experiment with its picture."""
 
 from pathlib import Path
 from typing import Any
@@ -9,7 +9,7 @@ from mkdocs.structure.files import File, Files
 from groupnorm.lab.drawing import encode, house_style
 from groupnorm.lab.experiments import EXPERIMENTS
 from groupnorm.lab.experiments.evidence import Evidence
-from groupnorm.lab.experiments.ledger import as_json, evidence, ledger
+from groupnorm.lab.experiments.ledger import RECORDS, as_json, evidence, ledger
 
 _templates = jinja2.Environment(
     loader=jinja2.FileSystemLoader(Path(__file__).parent),
@@ -33,11 +33,13 @@ _parts: Any = _templates.get_template("evidence.html").module
 
 
 def on_files(files: Files, config: Any) -> Files:
-    """A picture of the evidence of each experiment that was run."""
+    """The evidence of each experiment that was run, as a picture and as it was recorded."""
     for name, found in _found().items():
         with house_style():
             picture = encode(EXPERIMENTS[name].figure(found), "png")
         files.append(File.generated(config, f"evidence/{name}.png", content=picture))
+    for path in RECORDS.glob("*.jsonl"):
+        files.append(File.generated(config, f"evidence/{path.name}", content=path.read_bytes()))
     return files
 
 

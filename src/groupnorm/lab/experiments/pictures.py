@@ -10,7 +10,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
+from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
 from groupnorm.lab.drawing import headings, line_style, new_picture, plain_axes
 from groupnorm.lab.experiments.evidence import Evidence
@@ -156,6 +156,8 @@ def ranked(
         axes.set_ylim(len(means) - 0.4, -0.6)
         if wants_log(rows[y].dropna()):
             axes.set_xscale("log")
+            axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+            axes.xaxis.set_minor_locator(NullLocator())
             axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
         axes.set_xlabel(y_name)
     return figure
