@@ -1,20 +1,17 @@
 """Sweeps: parallel, interruptible at any moment, and the same bit for bit however often they were interrupted."""
 
-import contextlib
 import json
 import os
 import signal
 import subprocess
 import sys
-import time
-from pathlib import Path
 
 import pytest
 
 from groupnorm.lab import compare, load
 from groupnorm.lab.cell import Cell
-from groupnorm.lab.records import TIMING, RunFolder
 from groupnorm.lab.sweep import bundles
+from lab.killing import epochs_recorded, facts, wait_until, workers_of
 
 SMALL = ["--limit-train", "160", "--limit-val", "50", "--epochs", "3", "--seeds", "2"]
 SWEEP = ["--norms", "bn,gn,in", "--batch-sizes", "16,4", *SMALL]
@@ -25,37 +22,6 @@ def groupnorm(*arguments, **options):
     return subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True, **options
     )
-
-
-def facts(folder):
-    """All records of all cells without what a clock says."""
-    found = {}
-    for path in sorted((folder / "cells").iterdir()):
-        records = RunFolder(folder).cell(path.name).records()
-        found[path.name] = [{k: v for k, v in record.items() if k not in TIMING} for record in records]
-    return found
-
-
-def workers_of(folder):
-    """Process numbers of the workers that serve a folder."""
-    found = []
-    for entry in Path("/proc").iterdir():
-        with contextlib.suppress(OSError):  # not a process, or one that just ended
-            words = (entry / "cmdline").read_bytes().split(b"\0")
-            if b"groupnorm.lab.worker" in words and str(folder).encode() in words:
-                found.append(int(entry.name))
-    return found
-
-
-def epochs_recorded(folder):
-    return sum(path.read_text().count('"kind": "epoch"') for path in folder.glob("cells/*/records.jsonl"))
-
-
-def wait_until(condition, seconds=60):
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, "timed out"
-        time.sleep(0.02)
 
 
 @pytest.fixture(scope="module")
@@ -116,25 +82,6 @@ def test_each_cell_carries_its_environment(unbroken):
         assert start["environment"]["torch"]
         assert start["environment"]["data"] == start["cell"]["data_digest"]
         assert "revision" in start["environment"]
-
-
-def test_three_kills_of_the_parent_change_nothing(unbroken, tmp_path):
-    for epochs in (2, 7, 13):
-        process = groupnorm("compare", *SWEEP, "--out", tmp_path)
-        wait_until(
-            lambda epochs=epochs, process=process: epochs_recorded(tmp_path) >= epochs or process.poll() is not None
-        )
-        os.kill(process.pid, signal.SIGKILL)
-        process.communicate()
-    wait_until(lambda: not workers_of(tmp_path))  # they end by themselves, without their parent
-    finished = {c for c, records in facts(tmp_path).items() if records[-1]["kind"] == "end"}
-    modified = {c: (tmp_path / "cells" / c / "records.jsonl").stat().st_mtime_ns for c in finished}
-    process = groupnorm("compare", *SWEEP, "--out", tmp_path)
-    output, _ = process.communicate(timeout=240)
-    assert process.returncode == 0, output
-    assert facts(tmp_path) == facts(unbroken[0])
-    for cell, before in modified.items():
-        assert (tmp_path / "cells" / cell / "records.jsonl").stat().st_mtime_ns == before, f"{cell} was repeated"
 
 
 def test_killed_workers_are_recorded_and_tried_again(unbroken, tmp_path):

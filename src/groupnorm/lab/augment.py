@@ -76,7 +76,12 @@ class Augmentation:
         return next(self.batches(images, [torch.arange(len(images))], generator))
 
     def batches(
-        self, images: Images, order: Sequence[Tensor], generator: Generator, device: torch.device | str = "cpu"
+        self,
+        images: Images,
+        order: Sequence[Tensor],
+        generator: Generator,
+        device: torch.device | str = "cpu",
+        share: slice = slice(None),
     ) -> Iterator[Tensor]:
         """Augmented batches of images in memory or on disk; those on disk are read ahead.
 
@@ -85,6 +90,7 @@ class Augmentation:
             order: indices ``[b]`` of each batch.
             generator: on the CPU; every image takes its numbers from it.
             device: where the result lies and, but for the cutting, where it is computed.
+            share: the part of each batch that is wanted; the others take their numbers all the same.
 
         Yields:
             As :meth:`apply` returns.
@@ -94,7 +100,9 @@ class Augmentation:
             DataError: a file on disk is damaged.
         """
         self.check(images)
-        numbers = (torch.rand(len(part), self.numbers, generator=generator, dtype=torch.float64) for part in order)
+        drawn = (torch.rand(len(part), self.numbers, generator=generator, dtype=torch.float64) for part in order)
+        numbers = (rows[share] for rows in drawn)
+        order = [part[share] for part in order]
         ahead, now = tee(numbers)
         found: Iterator[Tensor]
         if isinstance(images, Tensor):

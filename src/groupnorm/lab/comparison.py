@@ -15,7 +15,9 @@ from groupnorm.lab import models
 from groupnorm.lab.cell import Cell
 from groupnorm.lab.data import Dataset, load
 from groupnorm.lab.environment import cores
+from groupnorm.lab.resolve import resolve
 from groupnorm.lab.track import TRACKERS
+from groupnorm.lab.train import Training
 from groupnorm.nn.catalog import replacements
 from groupnorm.nn.factory import check_spec
 
@@ -73,7 +75,8 @@ class Comparison(BaseModel):
         schedule: of the learning rate, "cosine" or "step".
         warmup_epochs: epochs in which the learning rate rises from zero.
         augment: what happens to each training image; see :class:`groupnorm.lab.cell.Cell`.
-        processes: processes that share each batch.
+        processes: processes that share each batch, on a GPU each or on ``threads`` cores each; see
+            :mod:`groupnorm.lab.distributed`.
         task: a :class:`groupnorm.lab.train.Training` of another kind, as ``package.module:Class``.
         options: what the task takes besides.
     """
@@ -194,12 +197,49 @@ class Comparison(BaseModel):
             return "cuda" if torch.cuda.is_available() else "cpu"
         return device
 
+    @field_validator("processes")
+    @classmethod
+    def _shareable(cls, processes: int, info: ValidationInfo) -> int:
+        sizes = info.data.get("batch_sizes", ())
+        wrong = [
+            f"{processes} processes cannot share a batch of {size} equally; use one of {divisors(size)}"
+            for size in sizes
+            if size % processes
+        ]
+        wrong += [
+            f"normalization batch {n} does not divide the {size // processes} images that each of {processes} "
+            f"processes takes of a batch of {size}; use one of {divisors(size // processes)}"
+            for n in info.data.get("normalization_batches", ())
+            for size in sizes
+            if size % processes == 0 and size // processes % n
+        ]
+        here = info.data.get("device") == "cuda" and info.data.get("scheduler") == "local"
+        if here and processes > (gpus := torch.cuda.device_count()):
+            wrong.append(f"{processes} processes take a GPU each, and torch sees {gpus}; use at most {gpus}, or 'cpu'")
+        if wrong:
+            raise ValueError("; ".join(wrong))
+        return processes
+
+    @field_validator("task")
+    @classmethod
+    def _shares_batches(cls, task: str | None, info: ValidationInfo) -> str | None:
+        if task is not None and info.data.get("processes", 1) > 1:
+            kind = resolve(task, "task")
+            if own := [
+                name for name in ("step", "epoch", "batches") if vars(Training)[name] is not getattr(kind, name, None)
+            ]:
+                raise ValueError(
+                    f"{task!r} has {_listed(own)} of its own, made for one process, and processes is "
+                    f"{info.data['processes']}; use processes=1"
+                )
+        return task
+
     @property
     def worker_count(self) -> int | None:
         """Number of bundles of cells that train at the same time; None is as many as a cluster has room for."""
         if self.workers is not None or self.scheduler != "local":
             return self.workers
-        return 1 if self.device == "cuda" else max(1, cores() // self.threads)
+        return 1 if self.device == "cuda" else max(1, cores() // (self.threads * self.processes))
 
     def load(self) -> Dataset:
         """The dataset that all cells train on."""
@@ -232,7 +272,7 @@ class Comparison(BaseModel):
                 data_digest=data_digest,
                 norm=norm,
                 batch_size=size,
-                normalization_batch=part if part != size else None,
+                normalization_batch=part if part != size // self.processes else None,
                 seed=seed,
             )
             for norm in self.norms

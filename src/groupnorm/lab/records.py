@@ -15,8 +15,10 @@ it stands for. Whole files are written beside their place and moved there, so th
 
 from __future__ import annotations
 
+import io
 import json
 import os
+import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -48,10 +50,16 @@ class CellFolder:
 
     def records(self) -> list[Record]:
         """All records up to the first that is torn by a kill or damaged, in order."""
+        path = self.path / "records.jsonl"
         try:
-            data = (self.path / "records.jsonl").read_bytes()
+            data = path.read_bytes()
         except FileNotFoundError:
             return []
+        except OSError as error:
+            raise RunFolderError(
+                f"cannot read {path}: {error.strerror or error}; expected a file in a run folder that `groupnorm "
+                f"compare --out` wrote: repair it, or choose another --out"
+            ) from error
         found: list[Record] = []
         for line in data.splitlines(keepends=True):
             try:
@@ -89,8 +97,9 @@ class CellFolder:
         """Write the state of an unfinished training, with the number of records it stands for."""
         import torch
 
-        with _replacing(self.path / "checkpoint.pt") as temporary:
-            torch.save({"records": len(self.records()), "state": state}, temporary)
+        content = io.BytesIO()  # not into the file: torch hides what the system says when a disk is full
+        torch.save({"records": len(self.records()), "state": state}, content)
+        write_atomically(self.path / "checkpoint.pt", content.getbuffer())
 
     def load_checkpoint(self) -> tuple[int, dict[str, Any]] | None:
         """``(number of records, state)`` of the last checkpoint; None when there is none, or it is damaged."""
@@ -100,6 +109,9 @@ class CellFolder:
         if not path.exists():
             return None
         try:
+            with zipfile.ZipFile(path) as parts:
+                if damaged := parts.testzip():  # torch does not look at the checksums
+                    raise zipfile.BadZipFile(f"wrong checksum of {damaged}")
             saved = torch.load(path, map_location="cpu", weights_only=True)
             return saved["records"], saved["state"]
         except Exception as error:  # torch.load raises whatever the bytes lead it to
@@ -108,7 +120,8 @@ class CellFolder:
 
     def drop_checkpoint(self) -> None:
         """Remove the checkpoint: the cell is finished, or begins anew."""
-        (self.path / "checkpoint.pt").unlink(missing_ok=True)
+        with _writable(self.path):
+            (self.path / "checkpoint.pt").unlink(missing_ok=True)
 
     def pack(self) -> Files:
         """The records and the checkpoint, to go on with them on another machine."""
@@ -178,20 +191,15 @@ class RunFolder:
             yield
 
 
-def write_atomically(path: Path, content: bytes) -> None:
+def write_atomically(path: Path, content: bytes | memoryview) -> None:
     """Write a file so that it is either the old one or the whole new one, whenever the process is killed."""
-    with _replacing(path) as temporary:
-        temporary.write_bytes(content)
-
-
-@contextmanager
-def _replacing(path: Path) -> Iterator[Path]:
     temporary = path.with_name(f".{path.name}.tmp")  # one name, so that a kill leaves no more than one behind
     try:
         with _writable(path.parent):
             path.parent.mkdir(parents=True, exist_ok=True)
-            yield temporary
-            with open(temporary, "rb") as file:
+            with open(temporary, "wb") as file:
+                file.write(content)
+                file.flush()
                 os.fsync(file.fileno())
             os.replace(temporary, path)
     finally:

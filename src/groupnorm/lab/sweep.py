@@ -27,7 +27,13 @@ Event = dict[str, Any]
 
 def unfinished(cells: Sequence[Cell], run: RunFolder) -> list[Cell]:
     """The cells that have no final result yet, the longest first, so that the last ones end together."""
-    left = [cell for cell in cells if status(run.cell(cell.id).records()) not in FINAL]
+    left = []
+    for cell in cells:
+        folder = run.cell(cell.id)
+        if status(folder.records()) not in FINAL:
+            left.append(cell)
+        else:
+            folder.drop_checkpoint()  # a kill may have come between the result and this
     return sorted(left, key=lambda cell: cell.statistics_batch)
 
 
@@ -153,7 +159,7 @@ class _Worker:
         """Record that the process died with these cells unfinished."""
         code = self.process.wait()  # before its input closes, or it would end by that, with exit code 0
         self._close_input()
-        cause = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
+        cause = ending(code)
         memory = "; out of memory?" if cause.endswith("SIGKILL") else ""
         record: Record = {
             "kind": "end",
@@ -164,11 +170,12 @@ class _Worker:
             if cell_id not in self.unfinished:
                 continue
             folder = self.run.cell(cell_id)
-            if status(records := folder.records()) != "pending":  # it died after its last record, before telling
-                yield {"cell": cell_id, **records[-1]}
-            else:
-                folder.append(record)
-                yield {"cell": cell_id, **record}
+            with folder.lock():  # what writes to it yet must not find a line among its own
+                records = folder.records()
+                if status(records) == "pending":  # else it died after its last record, before telling
+                    folder.append(record)
+                    records = [record]
+            yield {"cell": cell_id, **records[-1]}
 
     def _reap(self) -> None:
         """When the process ends, end what it started too: a child would keep its output open, and the sweep waiting."""
@@ -180,8 +187,14 @@ class _Worker:
         assert self.process.stdout is not None
         with self.process.stdout as lines:
             for line in lines:
-                events.put((self, json.loads(line)))
+                if line.endswith("\n"):  # else a kill tore it
+                    events.put((self, json.loads(line)))
         events.put((self, None))
+
+
+def ending(code: int) -> str:
+    """How a process ended, from its exit code, in words."""
+    return f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
 
 
 def status(records: list[Record]) -> str:

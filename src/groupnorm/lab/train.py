@@ -9,8 +9,10 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, cast
 
 import torch
+import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
 from groupnorm.errors import SingleElementError
 from groupnorm.lab import models
@@ -65,13 +67,31 @@ class Training:
         self.epochs_done = 0
         self._prepared: tuple[Tensor, Tensor] | None = None
         self._generators: dict[str, Any] | None = None
+        self._rank = 0
+        self._parallel: DistributedDataParallel | None = None
         seed_all(cell.seed)
         self.model = self.build().to(self.device)
         self.optimizer = torch.optim.SGD(
             self.model.parameters(), lr=0.0, momentum=cell.momentum, weight_decay=cell.weight_decay, fused=True
         )
-        passes = cell.batch_size // cell.statistics_batch
+        passes = cell.batch_size // cell.processes // cell.statistics_batch
         set_total_steps(self.model, self.steps_per_epoch * cell.epochs * passes)
+
+    def join(self, rank: int) -> None:
+        """Share every batch with the other processes of torch's default process group from now on.
+
+        Each takes an equal part, one after the other, and gradients are averaged in the backward pass
+        (:class:`torch.nn.parallel.DistributedDataParallel`). Before each forward pass the others take the buffers of
+        process 0, such as the running statistics of a batch norm, and it alone measures: as in Wu & He 2018, these
+        statistics are those of one worker. All that every process has to agree on, it has from the seed.
+
+        Args:
+            rank: of this process; it takes this part.
+        """
+        self._rank = rank
+        # A network may have parameters that it does not use. To look for them also keeps the gradients in the order
+        # they have at first, without which a resumed run would add them up in another order than an unbroken one.
+        self._parallel = DistributedDataParallel(self.model, find_unused_parameters=True)
 
     def build(self) -> nn.Module:
         """The network, its weights drawn from torch's current random state."""
@@ -115,9 +135,9 @@ class Training:
             loss += batch_loss
             errors += batch_errors
             if self.looks(step):
-                check_finite(loss, step)
+                check_finite(self._total(loss), step)
             on_step(step)
-        return self.record(loss, errors, time.perf_counter() - begin)
+        return self.record(self._total(loss) / self.cell.processes, self._total(errors), time.perf_counter() - begin)
 
     def looks(self, step: int) -> bool:
         """Whether the loss is looked at after this step, counted from 1."""
@@ -140,25 +160,44 @@ class Training:
             "step": self.epochs_done * self.steps_per_epoch,
             "loss": loss.item() / self.steps_per_epoch,
             "train_error": 100 * errors.item() / images_seen,
-            **self.measure(),
+            **(self.measure() if self._rank == 0 else {}),
             "learning_rate": self.learning_rate(self.epochs_done * self.steps_per_epoch - 1),
             "seconds": seconds,
             "images_per_second": images_seen / seconds,
         }
 
     def batches(self) -> Iterator[tuple[Tensor, Tensor]]:
-        """``(inputs, labels)`` of each step of this epoch."""
+        """``(inputs, labels)`` of each step of this epoch; with several processes, the part of this one."""
+        share = self._share()
         order = self.order().split(self.cell.batch_size)[: self.steps_per_epoch]
         if self.cell.augment == "none" and (prepared := self._prepare()):
             inputs, labels = prepared
             for chosen in order:
-                yield inputs[chosen], labels[chosen]
+                yield inputs[chosen[share]], labels[chosen[share]]
             return
         seed = (self.cell.seed * 1_000_003 + self.epochs_done) ^ _AUGMENT_SEED
         generator = torch.Generator().manual_seed(seed)
-        shown = augmentation(self.cell.augment).batches(self.dataset.train_images, order, generator, self.device)
+        shown = augmentation(self.cell.augment).batches(self.dataset.train_images, order, generator, self.device, share)
         for chosen, images in zip(order, shown, strict=True):
-            yield self.inputs(images), self.dataset.train_labels[chosen].to(self.device)
+            yield self.inputs(images), self.dataset.train_labels[chosen[share]].to(self.device)
+
+    def _share(self) -> slice:
+        """The part of each batch that this process takes."""
+        if self.cell.processes > 1 and self._parallel is None:
+            raise RuntimeError(
+                f"the batches are shared by {self.cell.processes} processes, and this one has not joined the others; "
+                f"expected join() before: see groupnorm.lab.distributed"
+            )
+        size = self.cell.batch_size // self.cell.processes
+        return slice(self._rank * size, (self._rank + 1) * size)
+
+    def _total(self, value: Tensor) -> Tensor:
+        """The sum of a number over the processes of the cell."""
+        if self._parallel is None:
+            return value
+        total = value.clone()
+        dist.all_reduce(total)
+        return total
 
     def _prepare(self) -> tuple[Tensor, Tensor] | None:
         """All training inputs and labels on the device; None where they are too many, or on disk."""
@@ -176,24 +215,30 @@ class Training:
         self._generators = get_state(self.device)
 
     def step(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        """One step of the optimiser; returns the mean loss and the number of errors of the batch.
+        """One step of the optimiser; returns the mean loss and the number of errors of the images.
 
         With a normalisation batch the images pass through the network in parts whose gradients are averaged, as
         those of the paper's workers: each part has its own batch statistics.
         """
         size = self.cell.statistics_batch
         loss, errors = torch.zeros((), device=self.device), torch.zeros((), device=self.device)
+        network = self._parallel or self.model
+        parts = list(zip(images.split(size), labels.split(size), strict=True))
         self.optimizer.zero_grad()
-        for part, target in zip(images.split(size), labels.split(size), strict=True):
-            with self.kernels(part):
+        for number, (part, target) in enumerate(parts, start=1):
+            with self.kernels(part), self._gradients_kept(number < len(parts)):
                 with self.autocast(), _single_elements():
-                    logits = self.model(part)
+                    logits = network(part)
                 part_loss = F.cross_entropy(logits.float(), target) * (len(part) / len(images))
                 part_loss.backward()
             loss += part_loss.detach()
             errors += (logits.detach().argmax(1) != target).sum()
         self.optimizer.step()
         return loss, errors
+
+    def _gradients_kept(self, kept: bool) -> AbstractContextManager[Any]:
+        """Around a pass whose gradients wait for those of the next, before they go to the other processes."""
+        return self._parallel.no_sync() if kept and self._parallel is not None else nullcontext()
 
     def error(self, images: Images, labels: Tensor) -> float:
         """Error of the network in percent over stored images, in evaluation mode."""

@@ -14,7 +14,7 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -26,8 +26,9 @@ import torch
 from groupnorm.errors import SingleElementError
 from groupnorm.lab.cell import FINAL, Cell, Status
 from groupnorm.lab.data import DataError, Dataset, load
+from groupnorm.lab.distributed import data_parallel
 from groupnorm.lab.environment import environment
-from groupnorm.lab.records import CellFolder, Record, RunFolder
+from groupnorm.lab.records import CellFolder, Record, RunFolder, RunFolderError
 from groupnorm.lab.stack import stack
 from groupnorm.lab.train import DivergedError, Training, training
 
@@ -44,18 +45,18 @@ class _Place:
     folder: CellFolder
     load_data: Callable[[], Dataset]
     emit: Emit
+    data_dir: Path | None = None
     training: Training | None = None
 
     def begin(self) -> None:
         """Go to where the cell was left."""
         records = self.folder.records()
-        if records and records[-1]["kind"] == "end":
-            if records[-1]["status"] in FINAL:
-                self.folder.drop_checkpoint()
-                self.emit(records[-1])
-                return
-            self.folder.keep(len(records) - 1)  # a crash is tried again
+        if _result(records):
+            self.emit(records[-1])
+            return
         with self._failures():
+            if records and records[-1]["kind"] == "end":
+                self.folder.keep(len(records) - 1)  # a crash is tried again
             self.training = _resume(self.cell, self.folder, self.load_data(), self.emit)
             with self.training.turn():
                 self._end_if_finished()
@@ -63,8 +64,10 @@ class _Place:
     def train(self, until: int | None = None) -> None:
         """Train to the end, or until this many epochs are done."""
         on_step = _reporter([self.emit])
-        while self.training and self.training.epochs_done != until:
-            with self._failures():
+        if self.training is None:
+            return
+        with self._failures(), data_parallel(self.training, self.data_dir):
+            while self.training and self.training.epochs_done != until:
                 with self.training.turn():
                     record = self.training.epoch(on_step)
                 self.take(record)
@@ -91,7 +94,8 @@ class _Place:
         end = {"kind": "end", "status": status, "reason": reason}
         self.folder.append(end)
         if status in FINAL:
-            self.folder.drop_checkpoint()
+            with suppress(RunFolderError):  # the result is on the disk; the next sweep removes what is left
+                self.folder.drop_checkpoint()
         self.emit(end)
 
     @contextmanager
@@ -104,12 +108,23 @@ class _Place:
         except DivergedError as error:
             self._end("diverged", str(error))
         except (Exception, SystemExit) as error:  # a network of the user's own may even end the process
-            traceback.print_exc()
-            self._end("crashed", f"{type(error).__name__}: {error}")
+            with suppress(OSError):  # the disk may be full
+                traceback.print_exc()
+            if not _result(self.folder.records()):  # what fails after a result does not undo it
+                self._end("crashed", f"{type(error).__name__}: {error}")
+
+
+def _result(records: Sequence[Record]) -> bool:
+    """Whether the last of a cell's records is a final result."""
+    return bool(records) and records[-1].get("status") in FINAL
 
 
 def run_cells(
-    cells: Sequence[Cell], run: RunFolder, load_data: Callable[[], Dataset], emit: Callable[[str, Record], None]
+    cells: Sequence[Cell],
+    run: RunFolder,
+    load_data: Callable[[], Dataset],
+    emit: Callable[[str, Record], None],
+    data_dir: Path | None = None,
 ) -> None:
     """Train cells that differ in nothing but the seed from where each stands to its end, recording each epoch.
 
@@ -121,8 +136,9 @@ def run_cells(
         run: where their records and checkpoints lie.
         load_data: loads the dataset of the cells.
         emit: called with a cell's id and each new record, and with ``{"kind": "progress", "step": ...}`` in between.
+        data_dir: where the other processes of a cell find the dataset.
     """
-    places = [_Place(cell, run.cell(cell.id), load_data, partial(emit, cell.id)) for cell in cells]
+    places = [_Place(cell, run.cell(cell.id), load_data, partial(emit, cell.id), data_dir) for cell in cells]
     for place in places:
         place.begin()
     left = [place for place in places if place.training]
@@ -216,7 +232,10 @@ def main() -> None:
         _log_to(first.path / "log.txt")
 
         def emit(cell_id: str, record: Record) -> None:
-            events.write(json.dumps({"cell": cell_id, **record}) + "\n")
+            try:
+                events.write(json.dumps({"cell": cell_id, **record}) + "\n")
+            except BrokenPipeError:  # the parent is gone, which is no failure of the cell
+                os._exit(0)
 
         run_bundle(cells, run, Path(task["data_dir"]) if task["data_dir"] else None, emit, datasets)
 
@@ -237,17 +256,17 @@ def run_bundle(
         emit: as :func:`run_cells` takes it.
         datasets: those loaded before, by digest; kept for the bundles that follow.
     """
-    _make_deterministic()
+    make_deterministic()
     torch.set_num_threads(cells[0].threads)
     loaded = {} if datasets is None else datasets
     with ExitStack() as locks:
         for cell in cells:
             locks.enter_context(run.cell(cell.id).lock())
-        run_cells(cells, run, partial(_load, cells[0], data_dir, loaded), emit)
+        run_cells(cells, run, partial(dataset_of, cells[0], data_dir, loaded), emit, data_dir)
 
 
-def _load(cell: Cell, data_dir: Path | None, loaded: dict[str, Dataset]) -> Dataset:
-    """The dataset of a cell, kept for the cells that follow."""
+def dataset_of(cell: Cell, data_dir: Path | None, loaded: dict[str, Dataset]) -> Dataset:
+    """The dataset of a cell, kept in ``loaded`` for the cells that follow."""
     if cell.data_digest not in loaded:
         dataset = load(
             cell.dataset,
@@ -268,9 +287,11 @@ def _load(cell: Cell, data_dir: Path | None, loaded: dict[str, Dataset]) -> Data
 
 
 def _read(lines: TextIO, tasks: SimpleQueue[Any]) -> None:
-    for line in lines:
-        tasks.put(json.loads(line))
-    os._exit(0)
+    try:
+        for line in lines:
+            tasks.put(json.loads(line))  # raises for a line that a kill of the parent tore
+    finally:
+        os._exit(0)
 
 
 def _log_to(path: Path) -> None:
@@ -280,7 +301,8 @@ def _log_to(path: Path) -> None:
         os.dup2(file.fileno(), 2)
 
 
-def _make_deterministic() -> None:
+def make_deterministic() -> None:
+    """Let torch take the operations that give the same bits every time, where it has them."""
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.use_deterministic_algorithms(True, warn_only=True)
 

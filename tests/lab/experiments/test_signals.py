@@ -3,7 +3,6 @@
 import copy
 
 import numpy as np
-import pandas as pd
 import pytest
 import torch
 import torch.nn.functional as F
@@ -11,9 +10,10 @@ from torch import nn
 
 from groupnorm.lab.cell import Cell
 from groupnorm.lab.data import load
+from groupnorm.lab.experiments.claim import judge
 from groupnorm.lab.experiments.evidence import Evidence
 from groupnorm.lab.experiments.probe import Layer, probe, similarity
-from groupnorm.lab.experiments.signals import SignalsTraining, steps_to_target
+from groupnorm.lab.experiments.signals import EXPERIMENT, SignalsTraining, steps_to_target, time_ratio
 
 
 @pytest.fixture(scope="module")
@@ -21,14 +21,17 @@ def digits():
     return load("digits", limit_train=64, limit_val=40)
 
 
-def training(digits, norm="bn", variance=2.0, epochs=3):
-    cell = Cell(
-        dataset="digits", data_digest=digits.digest, model="vgg-small", norm=norm, batch_size=32,
-        normalization_batch=None, seed=0, epochs=epochs, learning_rate=0.02, momentum=0.9, weight_decay=0.0,
+def training_cell(norm="bn", variance=2.0, epochs=3, seed=0):
+    return Cell(
+        dataset="digits", data_digest="", model="vgg-small", norm=norm, batch_size=32,
+        normalization_batch=None, seed=seed, epochs=epochs, learning_rate=0.02, momentum=0.9, weight_decay=0.0,
         limit_train=64, limit_val=40, image_size=None, device="cpu", precision="fp32", threads=1,
         options={"variance": variance},
     )  # fmt: skip
-    return SignalsTraining(cell, digits)
+
+
+def training(digits, norm="bn", variance=2.0, epochs=3):
+    return SignalsTraining(training_cell(norm, variance, epochs), digits)
 
 
 def untimed(record):
@@ -113,14 +116,43 @@ def test_layers_are_compared_with_their_end_once_it_is_there_also_after_a_break(
     assert [records[2][f"settled_{i}"] for i in range(1, 14)] == pytest.approx(expected, rel=1e-5)
 
 
-def test_steps_to_the_target_count_to_the_first_epoch_that_is_as_good():
-    curves = {("none", 0): [50, 20, 21], ("none", 1): [50, 40, 30], ("bn", 0): [20, 15, 90], ("bn", 1): [90, 90, 31]}
+def found(runs, epochs=3):
+    """Evidence of runs, ``(arm, norm, seed): errors`` by epoch; one with fewer diverged, None waits."""
     rows = [
-        {"arm": "he", "norm": norm, "seed": seed, "epoch": epoch, "step": 10 * epoch, "error": error}
-        for (norm, seed), errors in curves.items()
-        for epoch, error in enumerate(errors, 1)
+        {
+            "arm": arm,
+            "cell": training_cell(norm=norm, seed=seed).model_dump(exclude_defaults=True),
+            "status": "pending" if errors is None else "finished" if len(errors) == epochs else "diverged",
+            "reason": "",
+            "epochs": [
+                {"epoch": i, "step": 10 * i, "error": error, "seconds": error / 10}
+                for i, error in enumerate(errors or [], 1)
+            ],
+        }
+        for (arm, norm, seed), errors in runs.items()
     ]
-    evidence = Evidence({}, [])
-    evidence.__dict__["curves"] = pd.DataFrame(rows)  # cached
+    return Evidence({"last": 1, "arms": {"he": {"classes": 10}}}, rows)
+
+
+def test_steps_to_the_target_count_to_the_first_epoch_that_is_as_good():
+    none, bn = {0: [50, 20, 21], 1: [50, 40, 30]}, {0: [20, 15, 90], 1: [90, 90, 31]}
+    evidence = found({("he", norm, s): e for norm, runs in (("none", none), ("bn", bn)) for s, e in runs.items()})
     assert steps_to_target(evidence, "none", "he").to_dict() == {0: 20, 1: 30}
     assert steps_to_target(evidence, "bn", "he").to_dict() == {0: 10, 1: 30}  # never: all of its steps
+
+
+def test_a_run_that_diverged_does_not_pass_for_a_fast_one():
+    runs = {("he", "none", 0): [50, 40, 20], ("he", "none", 1): [50, 40, 20], ("he", "none", 2): []}
+    evidence = found(runs | {("he", "bn", 0): [45], ("he", "bn", 1): [], ("he", "bn", 2): [30, 20, 10]})
+    assert steps_to_target(evidence, "bn", "he").to_dict() == {0: 30, 1: 30}  # 2 has no target
+
+
+def test_times_are_compared_epoch_by_epoch():
+    evidence = found({("he", "gn", s): [20, 30, 60] for s in (0, 1)} | {("he", "bn", s): [10, 20, 30] for s in (0, 1)})
+    assert time_ratio(evidence).to_dict() == {1: 2.0, 2: 1.5, 3: 2.0}
+
+
+def test_what_has_not_run_yet_is_no_error():
+    evidence = found({("he", "bn", 0): None, ("he", "none", 0): None})
+    assert not len(time_ratio(evidence))
+    assert all(judge(claim, "signals", evidence).verdict == "not run" for claim in EXPERIMENT.claims)

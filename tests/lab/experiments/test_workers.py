@@ -9,6 +9,7 @@ from torch import Generator, nn
 from groupnorm.errors import ArgumentError
 from groupnorm.lab.cell import Cell
 from groupnorm.lab.data import load
+from groupnorm.lab.experiments.non_iid import EXPERIMENT
 from groupnorm.lab.experiments.workers import (
     FederatedAveraging,
     FewClasses,
@@ -156,3 +157,10 @@ def test_federated_averaging_goes_on_from_a_checkpoint_bit_for_bit(digits, tmp_p
 def test_more_classes_in_a_batch_than_there_are_are_refused(digits):
     with pytest.raises(ArgumentError, match="classes=11; digits has 10"):
         FewClasses(cell(digits, {"classes": 11}), digits).order()
+
+
+@pytest.mark.parametrize(("arm", "rate"), [("bsp", 0.01), ("fedavg", 0.002), ("fedavg-skewed", 0.002)])
+def test_at_full_each_worker_steps_at_the_authors_rate(arm, rate):
+    """Their solvers have 0.002 for the 20 images of a worker, and synchronous ones add up to 100."""
+    (options,) = EXPERIMENT.full.arms[arm]
+    assert options["learning_rate"] * options["batch_sizes"][0] / 32 == pytest.approx(rate)

@@ -59,6 +59,9 @@ def compare(
             help="Processes; unless given, one for each --threads cores, and one on a GPU.", show_default=False
         ),
     ] = None,
+    processes: Annotated[
+        int, typer.Option(help="Processes that share each batch, on a GPU or --threads cores each.")
+    ] = _DEFAULT["processes"],
     scheduler: Annotated[str, typer.Option(help="local, ray or slurm.")] = "local",
     address: Annotated[
         str | None,

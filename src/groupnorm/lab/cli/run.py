@@ -27,6 +27,9 @@ def run(
     precision: Annotated[str | None, typer.Option(help="fp32, or bf16 (autocast).")] = None,
     threads: Annotated[int | None, typer.Option(help="CPU threads of each worker.")] = None,
     workers: Annotated[int | None, typer.Option(help="Worker processes.")] = None,
+    processes: Annotated[
+        int | None, typer.Option(help="Processes that share each batch, on a GPU or --threads cores each.")
+    ] = None,
     scheduler: Annotated[str | None, typer.Option(help="local, ray or slurm.")] = None,
     address: Annotated[
         str | None,
@@ -52,7 +55,8 @@ def run(
 
     options: dict[str, Any] = {
         "seeds": seeds, "data_dir": data_dir, "device": device, "precision": precision, "threads": threads,
-        "workers": workers, "scheduler": scheduler, "address": address, "slurm": slurm, "track": track,
+        "workers": workers, "processes": processes, "scheduler": scheduler, "address": address,
+        "slurm": slurm, "track": track,
     }  # fmt: skip
     console = Console()
     with outcome():

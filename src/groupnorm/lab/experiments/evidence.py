@@ -19,6 +19,7 @@ FILE = "evidence.jsonl"
 """The summary's name in a run folder."""
 
 _DIGITS = 6  # significant ones of each number kept
+_ALWAYS = ("epoch", "step", "error", "train_error", "seconds")  # of the measures, those that every epoch has
 
 
 @dataclass(frozen=True)
@@ -46,7 +47,8 @@ class Evidence:
     @cached_property
     def curves(self) -> pd.DataFrame:
         """One row per cell and epoch: what identifies the cell, and the record of the epoch."""
-        return pd.DataFrame([{**_identity(row), **epoch} for row in self.rows for epoch in row["epochs"]])
+        rows = [{**_identity(row), **epoch} for row in self.rows for epoch in row["epochs"]]
+        return pd.DataFrame(rows, columns=None if rows else ["arm", *Cell.model_fields, *_ALWAYS])
 
     def at(self, measure: str = "error", **where: Any) -> pd.Series[float]:
         """A measure by seed, of the cells where each named column of the table has the given value.

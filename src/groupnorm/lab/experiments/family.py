@@ -12,6 +12,7 @@ def with_family(rows: pd.DataFrame) -> pd.DataFrame:
     return rows.assign(family=rows["norm"].str.partition(":")[0])
 
 
-def spec(evidence: Evidence, family: str) -> str:
-    """The spec under which a family takes part; the family itself where it does not."""
-    return next((norm for norm in evidence.table["norm"] if norm.partition(":")[0] == family), family)
+def spec(evidence: Evidence, family: str, arm: str | None = None) -> str:
+    """The spec under which a family takes part, in an arm or in any; the family itself where it does not."""
+    rows = evidence.table if arm is None else evidence.table[evidence.table["arm"] == arm]
+    return next((norm for norm in rows["norm"] if norm.partition(":")[0] == family), family)

@@ -116,7 +116,7 @@ EXPERIMENT = Experiment(
         Claim(
             id="hybrids-cn-small-batch",
             statement="Group norm before batch norm (CN) makes it depend less on the batch.",
-            source="Pham, Liu & Hoi 2022 (Continual Normalization), section on the method",
+            source="after Pham, Liu & Hoi 2022 (Continual Normalization), abstract",
             published="-",
             refuted="CN's error rises from 32 images to 2 at least as much as BN's",
             effects=(
@@ -124,7 +124,7 @@ EXPERIMENT = Experiment(
                     "BN's rise minus CN's, from 32 to 2 (points)", lambda e: _rise(e, "bn") - _rise(e, "cn"), above=0
                 ),
             ),
-            note="Their subject is tasks that follow one another, not small batches.",
+            note="They speak of batches of one task, where tasks follow one another, and not of small ones.",
         ),
     ),
 )

@@ -144,7 +144,7 @@ EXPERIMENT = Experiment(
     name="inputs",
     title="Inputs of very different ranges",
     question="What does it cost to train on columns of very different ranges as they are, and what makes up for it?",
-    source="LeCun, Bottou, Orr & Mueller 1998, Efficient BackProp, section 4.3",
+    source="LeCun, Bottou, Orr & Müller 1998, Efficient BackProp",
     smoke=Scale(
         arms={"wines": _arm("wine", rates=(1e-2,), seeds=2, epochs=1)},
         time="seconds",
@@ -165,7 +165,7 @@ EXPERIMENT = Experiment(
         Claim(
             id="inputs-standardised",
             statement="Training converges faster on standardised inputs than on raw ones of different ranges.",
-            source="LeCun et al. 1998, section 4.3",
+            source="LeCun et al. 1998, Efficient BackProp",
             published="-",
             refuted="each at its best learning rate, raw inputs have no higher loss in training after as many epochs",
             effects=(
@@ -179,7 +179,7 @@ EXPERIMENT = Experiment(
         Claim(
             id="inputs-rate",
             statement="Raw inputs of different ranges force a lower learning rate.",
-            source="LeCun et al. 1998, sections 4.3 and 5",
+            source="LeCun et al. 1998, Efficient BackProp",
             published="-",
             refuted="the best learning rate of raw inputs is no lower than that of standardised ones",
             effects=(Effect("best learning rate, standardised over raw (powers of ten)", _decades, above=0),),
@@ -187,7 +187,7 @@ EXPERIMENT = Experiment(
         Claim(
             id="inputs-bn",
             statement="A batch norm at the input makes up for raw inputs.",
-            source="Ioffe & Szegedy 2015, section 2",
+            source="after Ioffe & Szegedy 2015, who normalise the inputs of every layer",
             published="-",
             refuted="its training error is 2 points or more above that with standardised inputs, each at its best rate",
             effects=(

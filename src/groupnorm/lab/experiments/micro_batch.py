@@ -84,7 +84,7 @@ EXPERIMENT = Experiment(
             id="micro-ws-gn",
             statement="With weight standardisation GN at one image beats GN without it, and BN at a large batch.",
             source="Qiao et al. 2019 (Weight Standardization), repository",
-            published="ResNet-50, WS+GN at 1 image a GPU: 23.72%; GN 24.0 to 24.1%",
+            published="ResNet-50, WS+GN at 1 image a GPU: 23.72%; 'able to match or outperform' BN at large batches",
             refuted="WS+GN at 1 image has no lower error than GN there or than BN at 32",
             effects=(
                 _gain("ws+gn", 1, "gn", above=0),
@@ -96,7 +96,7 @@ EXPERIMENT = Experiment(
             statement="MABN at 2 images is as good as BN at 32, and better than batch renormalisation.",
             source="Yan et al. 2020 (MABN)",
             published="ResNet-50, top-1 accuracy: BN at 32 76.59; at 2 MABN 76.33, BRN 69.71, BN 64.78",
-            refuted="MABN at 2 is more than a point worse than BN at 32, or no better than BRN at 2",
+            refuted="MABN at 2 is a point or more worse than BN at 32, or no better than BRN at 2",
             effects=(
                 _gain("mabn", 2, "bn", 32, above=-1),
                 _gain("mabn", 2, "brn", above=0),
@@ -115,7 +115,7 @@ EXPERIMENT = Experiment(
             statement="CBN at a small batch is better than BN, and as good as GN.",
             source="Yao et al. 2021 (Cross-Iteration Batch Normalization), abstract; COCO tables",
             published="Faster R-CNN, box AP: fixed BN 36.8, GN 37.7, CBN 37.6",
-            refuted="CBN at 4 images has no lower error than BN, or is more than a point worse than GN",
+            refuted="CBN at 4 images has no lower error than BN, or is a point or more worse than GN",
             effects=(
                 _gain("cbn", 4, "bn", above=0),
                 _gain("cbn", 4, "gn", above=-1),
@@ -126,7 +126,7 @@ EXPERIMENT = Experiment(
             statement="GN over two images together (Batch/Group Normalization) is at least as good as GN at 2 images.",
             source="Summers & Dinneen 2020 (Four Things), abstract",
             published="-",
-            refuted="it is more than half a point worse",
+            refuted="it is half a point or more worse",
             effects=(_gain("gbgn", 2, "gn", above=-0.5),),
         ),
         Claim(
@@ -153,8 +153,8 @@ EXPERIMENT = Experiment(
         Claim(
             id="micro-evonorm-s0",
             statement="EvoNorm-S0 at a small batch is far better than BN, and better than GN.",
-            source="Liu et al. 2020 (Evolving Normalization-Activation Layers), abstract and author response",
-            published="ResNet-50: 7.8 points better than BN; 'clear gains' over GN",
+            source="Liu et al. 2020 (Evolving Normalization-Activation Layers), author response",
+            published="ResNet-50, small batches: 7.8 points better than BN; 'clear gains' over GN",
             refuted="at 2 images it is at most 5 points better than BN, or no better than GN",
             effects=(
                 _gain("evonorm-s0", 2, "bn", above=5),
@@ -164,17 +164,12 @@ EXPERIMENT = Experiment(
         ),
         Claim(
             id="micro-ghost",
-            statement="Ghost BN is no remedy at micro-batches: it can divide a batch and not enlarge it.",
-            source="Hoffer et al. 2017 (definition)",
+            statement="Ghost BN of 16 images at a time regularises: at a batch of 32 it is better than BN.",
+            source="Summers & Dinneen 2020 (Four Things), abstract",
             published="-",
-            refuted="Ghost BN at 2 images is more than 2 points better than BN",
-            effects=(
-                Effect(
-                    "BN's error at 2 minus Ghost BN's at 2 (points)",
-                    lambda e: _error(e, "bn", 2) - _error(e, "ghost", 2),
-                    below=2,
-                ),
-            ),
+            refuted="Ghost BN's error at 32 images is not below BN's",
+            effects=(_gain("ghost", 32, "bn", above=0),),
+            note="In batches of 16 images or fewer it is BN. Few epochs leave nothing to regularise.",
         ),
     ),
 )

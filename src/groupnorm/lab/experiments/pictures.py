@@ -104,7 +104,7 @@ def by_epoch(
         log: y is on a logarithmic scale; None chooses by the values.
     """
     strokes: list[Any] = ["-", ":", "--", "-."]
-    figure, grid, looks = _panels(evidence, panels, title, lines)
+    figure, grid, looks = _panels(evidence, panels, title, lines, intervals=False)
     for axes, (name, rows) in zip(grid, panels.items(), strict=False):
         axes.set_title(name, size=10, loc="left")
         for line in rows[lines].drop_duplicates():
@@ -164,14 +164,14 @@ def ranked(
 
 
 def _panels(
-    evidence: Evidence, panels: Panels, title: str, lines: str, *, legend: bool = True
+    evidence: Evidence, panels: Panels, title: str, lines: str, *, legend: bool = True, intervals: bool = True
 ) -> tuple[Figure, list[Axes], dict[Any, Style]]:
     columns = max(1, min(len(panels), _COLUMNS))
     rows = math.ceil(len(panels) / columns) or 1
     names = list(dict.fromkeys(name for part in panels.values() for name in part[lines]))
     height = _HEIGHT if legend else max(1.2 + _ROW * len(names), 1.8)
     figure = new_picture(max(_WIDTH * columns, 6.2), height * rows + 1.1)
-    headings(figure, title, _subtitle(evidence))
+    headings(figure, title, _subtitle(evidence, intervals))
     grid = list(figure.subplots(rows, columns, squeeze=False).flat)
     for axes in grid[len(panels) :]:
         axes.set_visible(False)
@@ -190,8 +190,8 @@ def _intervals(axes: Axes, points: Sequence[tuple[float, Estimate]], look: Style
     axes.vlines(xs, [low for low, _ in bounds], [high for _, high in bounds], color=look.color, alpha=0.7, zorder=3)
 
 
-def _subtitle(evidence: Evidence) -> str:
+def _subtitle(evidence: Evidence, intervals: bool) -> str:
     datasets = list(dict.fromkeys(arm["dataset"].rpartition(":")[2] for arm in evidence.head["arms"].values()))
     models = list(dict.fromkeys(arm["model"].rpartition(":")[2] for arm in evidence.head["arms"].values()))
     seeds = evidence.table["seed"].nunique()
-    return f"{', '.join(datasets)} · {', '.join(models)} · {seeds} seeds, mean with 95% interval"
+    return f"{', '.join(datasets)} · {', '.join(models)} · {seeds} seeds, mean{' with 95% interval' * intervals}"

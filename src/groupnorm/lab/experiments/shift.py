@@ -196,14 +196,16 @@ EXPERIMENT = Experiment(
             published="accuracy at severity 5, not adapted: BN 18.0%, GN 30.6%",
             refuted="from clean images to contrast at severity 5, BN's error rises no more than GN's",
             effects=(Effect("BN's rise minus GN's (points)", lambda e: _harm(e, "bn") - _harm(e, "gn"), above=0),),
-            note="The published numbers are of several corruptions together, and of networks with other training.",
+            note="The published numbers are of several corruptions together, and of networks with other training. At "
+            "small scale GN is IN in the layers of 16 and 32 channels, which bears a change of contrast best.",
         ),
         Claim(
             id="shift-bn-adapted",
             statement="The statistics of a large test batch bring BN back under contrast, those of a small one do not.",
-            source="Niu et al. 2023 (SAR), section 3",
-            published="-",
-            refuted="with 512 images BN loses 5 points or more to clean images, or with 2 images less than 5 to 512",
+            source="Schneider et al. 2020, arXiv:2006.16971, abstract; Niu et al. 2023 (SAR), abstract (small batches)",
+            published="ResNet-50, mean corruption error on ImageNet-C: 76.7% with the running statistics, 62.2% with "
+            "those of the test images",
+            refuted="with 512 images BN loses 5 points or more to clean images, or with 2 at most 5 more than with 512",
             effects=(
                 Effect(
                     "BN's error with 512 images minus clean (points)",

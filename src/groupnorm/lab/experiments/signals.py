@@ -175,21 +175,31 @@ def _order(evidence: Evidence, norm: str) -> pd.Series[float]:
 def steps_to_target(evidence: Evidence, norm: str, arm: str) -> pd.Series[float]:
     """Steps until the network is, after an epoch, as good as the one without norm ever is, by seed.
 
-    That is the network of the same seed with He's weights and the plain learning rate. One that never gets there
-    counts with all of its steps, in favour of the network without norm.
+    That is the network of the same seed with He's weights and the plain learning rate. One that never gets there,
+    also because it diverged, counts with the steps of the whole training.
     """
-    curves = evidence.curves
+    table, curves = evidence.table, evidence.curves
     target = curves[(curves.arm == "he") & (curves.norm == "none")].groupby("seed")["error"].min()
+    ended = table[(table.arm == arm) & (table.norm == norm) & table.status.isin(("finished", "diverged"))]
     own = curves[(curves.arm == arm) & (curves.norm == norm)]
     found = {}
-    for seed, rows in own.groupby("seed"):
-        there = rows[rows.error <= target.get(seed, np.nan)]
-        found[seed] = float(there.step.min() if len(there) else rows.step.max())
+    for seed in target.index.intersection(list(ended.seed)):
+        there = own[(own.seed == seed) & (own.error <= target[seed])]
+        found[seed] = float(there.step.min() if len(there) else curves.step.max())
     return pd.Series(found, dtype=float)
 
 
 def _speedup(evidence: Evidence, arm: str) -> pd.Series[float]:
     return steps_to_target(evidence, "none", "he") / steps_to_target(evidence, "bn", arm)
+
+
+def time_ratio(evidence: Evidence) -> pd.Series[float]:
+    """GN's training time over BN's, by epoch: seeds that are trained as one network share a clock."""
+    curves = evidence.curves
+    gn, bn = (
+        curves[(curves.arm == "he") & (curves.norm == norm)].groupby("epoch")["seconds"].mean() for norm in ("gn", "bn")
+    )
+    return gn / bn
 
 
 EXPERIMENT = Experiment(
@@ -216,8 +226,8 @@ EXPERIMENT = Experiment(
             statement="A norm makes the gradients independent of the scale of the initial weights.",
             source="Ioffe & Szegedy 2015, abstract ('be less careful about initialization')",
             published="-",
-            refuted="halving the variance of the initial weights changes the first layer's gradient less than tenfold "
-            "without norm, or by more than a factor of 2 with one",
+            refuted="halving the variance of the initial weights changes the first layer's gradient at most tenfold "
+            "without norm, or by a factor of 2 or more with one",
             effects=(
                 Effect("change without norm (powers of ten)", lambda e: _dependence(e, "none"), above=1),
                 Effect("change with BN (powers of ten)", lambda e: _dependence(e, "bn"), above=-0.3, below=0.3),
@@ -227,9 +237,9 @@ EXPERIMENT = Experiment(
         Claim(
             id="signals-vanishing",
             statement="Without a norm and without He's weights gradients vanish with depth; with a norm they do not.",
-            source="Ioffe & Szegedy 2015, abstract and section 1",
+            source="Ioffe & Szegedy 2015; He et al. 2015, arXiv:1502.01852 (initial weights)",
             published="-",
-            refuted="without norm the first layer's gradient is more than a tenth of the last one's, or with one less",
+            refuted="without norm the first layer's gradient is a tenth of the last one's or more, or with one or less",
             effects=(
                 Effect("first over last, none (powers of ten)", lambda e: _decades(e, "none", "lecun"), below=-1),
                 Effect("first over last, BN (powers of ten)", lambda e: _decades(e, "bn", "lecun"), above=-1),
@@ -265,7 +275,7 @@ EXPERIMENT = Experiment(
             statement="Layers converge to their final representations from the bottom up.",
             source="Raghu et al. 2017, SVCCA, abstract",
             published="-",
-            refuted="on their way the first four layers are not closer to their end than the last four",
+            refuted="in one of the networks the first four layers are on their way no nearer their end than the last",
             effects=tuple(
                 Effect(
                     f"similarity to the end, first less last four, {name} (0 to 1)",
@@ -281,7 +291,7 @@ EXPERIMENT = Experiment(
             statement="BN reaches the accuracy of the network without norm in fewer steps.",
             source="Ioffe & Szegedy 2015, abstract",
             published="14 times fewer steps, at a larger learning rate",
-            refuted="it takes as many or more",
+            refuted="at one of the two learning rates it takes as many or more",
             effects=(
                 Effect("steps without norm over BN's, same rate (times)", lambda e: _speedup(e, "he"), above=1),
                 Effect(
@@ -295,14 +305,9 @@ EXPERIMENT = Experiment(
             source="Detectron, projects/GN (the authors' code)",
             published="Mask R-CNN, R-50: 0.897 s a step with fixed BN, 1.017 s with GN: 1.13 times",
             refuted="GN's training time is not above BN's",
-            effects=(
-                Effect(
-                    "GN's training time over BN's (times)",
-                    lambda e: e.at("seconds", arm="he", norm="gn") / e.at("seconds", arm="he", norm="bn"),
-                    above=1,
-                ),
-            ),
-            note="Of the CPU at small scale, where other runs share the machine; Detectron's BN has fixed statistics.",
+            effects=(Effect("GN's training time over BN's, of each epoch (times)", time_ratio, above=1),),
+            note="The interval is over epochs, not seeds, which may be trained as one network. Of the CPU at small "
+            "scale, where other runs share the machine; Detectron's BN has fixed statistics.",
         ),
     ),
 )

@@ -137,6 +137,7 @@ EXPERIMENT = Experiment(
                     above=0,
                 ),
             ),
+            note="At small scale the first three stages have 8 to 32 channels, a group each: GN is IN there.",
         ),
         Claim(
             id="vgg-norms-below-none",

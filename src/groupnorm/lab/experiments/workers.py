@@ -16,7 +16,7 @@ from groupnorm.lab.train import Training
 
 
 class FewClasses(Training):
-    """The images that share statistics show ``classes`` of the classes, newly drawn each time (Ioffe 2017, 4.3).
+    """The images that share statistics show ``classes`` of the classes, newly drawn each time (Ioffe 2017).
 
     The option ``classes`` is their number; None is the usual order. Else an epoch has as many images as ever, but draws
     them anew for each batch.

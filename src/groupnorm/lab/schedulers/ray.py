@@ -94,7 +94,11 @@ def _start(bundle: list[Cell], run: RunFolder, data_dir: Path | None) -> Any:
     """The stream of messages of a task that trains the bundle from where it stands."""
     import ray
 
-    shape = {"num_cpus": bundle[0].threads, "num_gpus": int(bundle[0].device == "cuda")}
+    first = bundle[0]
+    shape = {
+        "num_cpus": first.threads * first.processes,
+        "num_gpus": first.processes * (first.device == "cuda"),
+    }
     remote: Any = ray.remote(max_retries=0, **shape)(train)  # type: ignore[call-overload]
     files = {cell.id: run.cell(cell.id).pack() for cell in bundle}
     return remote.remote([cell.model_dump() for cell in bundle], files, str(data_dir) if data_dir else None)

@@ -47,7 +47,11 @@ def sweep(
 
     try:
         executor = submitit.AutoExecutor(folder=run.path / "slurm", cluster=cluster)
-        shape: dict[str, Any] = {"cpus_per_task": cells[0].threads, "gpus_per_node": int(cells[0].device == "cuda")}
+        first = cells[0]
+        shape: dict[str, Any] = {
+            "cpus_per_task": first.threads * first.processes,
+            "gpus_per_node": first.processes * (first.device == "cuda"),
+        }
         array = {"slurm_array_parallelism": workers} if workers and cluster == "slurm" else {}
         given = {name: _number(value) for name, value in parameters.items()}
         executor.update_parameters(**(_DEFAULTS | shape | array | given))
