@@ -60,6 +60,15 @@ def part():
         process.join()
 
 
+@pytest.fixture(scope="module", autouse=True)
+def one_thread():
+    """As the workers have: the number of threads changes the order of summation."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
 @pytest.fixture(scope="module")
 def unbroken(part, tmp_path_factory):
     """The folder of a sweep that nothing disturbed, and the seconds that it took."""
