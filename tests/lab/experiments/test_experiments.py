@@ -84,9 +84,9 @@ def test_it_starts_at_full(name, tmp_path, monkeypatch):
     monkeypatch.setitem(EXPERIMENTS, name, few)
     imagenet = any(part["dataset"] == "imagenet" for _, part in kinds.values())
     smaller = {"image_size": 64} if imagenet else {}
-    if name != "non-iid":  # whose workers take 20 steps between two averages
-        smaller |= {"limit_train": 20, "limit_val": 10}
-    evidence = run(name, "full", out=tmp_path, progress=False, **FULL, **smaller)
+    if name != "non-iid":  # whose 5 workers take 20 steps between two averages
+        smaller |= {"batch_sizes": 4, "limit_train": 8, "limit_val": 4}
+    evidence = run(name, "full", out=tmp_path, progress=False, **(FULL | smaller))
     assert set(evidence.table["status"]) <= {"finished", "diverged"}, list(evidence.table["reason"])
     assert set(evidence.table["arm"]) == {arm for arm, _ in kinds.values()}
 

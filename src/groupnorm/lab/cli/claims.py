@@ -48,7 +48,7 @@ def findings_table(findings: Sequence[Finding]) -> Table:
     for finding in findings:
         claim = finding.claim
         measured = [
-            f"{effect.name}: {interval(found)}; claimed {effect.expected}"
+            f"{effect.name}: {interval(found, effect.over)}; claimed {effect.expected}"
             for effect, found in zip(claim.effects, finding.estimates, strict=False)
         ]
         head = finding.evidence.head if finding.evidence else {}
@@ -64,9 +64,9 @@ def findings_table(findings: Sequence[Finding]) -> Table:
     return table
 
 
-def interval(found: Estimate) -> str:
+def interval(found: Estimate, over: str) -> str:
     """The mean and the interval of an estimate, such as ``+1.2 [+0.3, +2.1], 5 seeds``."""
     if not found.n:
         return "no value"
     bounds = f" [{found.low:+.3g}, {found.high:+.3g}]" if found.n > 1 else ""
-    return f"{found.mean:+.3g}{bounds}, {found.n} seeds"
+    return f"{found.mean:+.3g}{bounds}, {found.n} {over}"

@@ -20,13 +20,13 @@ from matplotlib.figure import Figure
 
 from groupnorm.lab.experiments.claim import Claim, Effect
 from groupnorm.lab.experiments.evidence import Evidence
-from groupnorm.lab.experiments.experiment import Experiment, Scale
+from groupnorm.lab.experiments.experiment import Experiment, Scale, narrow
 from groupnorm.lab.experiments.imagenet import IMAGENET
 from groupnorm.lab.experiments.pictures import by, over
 
 SIZES = (32, 16, 8, 4, 2)
 NORMS = {"norms": ("bn", "gn", "ln", "in")}
-DIGITS: dict[str, Any] = {"dataset": "digits", "model": "resnet-tiny", "norms": ("bn", "gn", "ln"), "seeds": 5}
+DIGITS: dict[str, Any] = {"dataset": "digits", "model": "resnet-tiny", "norms": narrow("bn", "gn", "ln"), "seeds": 5}
 PROTOCOLS = {"sgd": "SGD's batch is that of the statistics", "statistics": "SGD's batch stays the same"}
 FEW = {"seeds": 2, "epochs": 1, "limit_train": 64, "limit_val": 32}
 
@@ -45,13 +45,13 @@ def draw(evidence: Evidence) -> Figure:
 
 def _rise(evidence: Evidence, norm: str, many: int, arm: str = "sgd") -> pd.Series[float]:
     """How far the error rises from many images to 2."""
-    few, start = (evidence.at(arm=arm, norm=norm, normalization_batch=size) for size in (2, many))
+    few, start = (evidence.at(arm=arm, family=norm, normalization_batch=size) for size in (2, many))
     return few - start
 
 
 def _lead(evidence: Evidence, size: int) -> pd.Series[float]:
     """How far BN's error lies above GN's."""
-    bn, gn = (evidence.at(arm="sgd", norm=norm, normalization_batch=size) for norm in ("bn", "gn"))
+    bn, gn = (evidence.at(arm="sgd", family=norm, normalization_batch=size) for norm in ("bn", "gn"))
     return bn - gn
 
 

@@ -26,12 +26,14 @@ class Effect:
         measure: from the evidence to its value for each seed (index), paired wherever two runs are compared.
         above: the claim says that the true value is larger than this; None is no bound.
         below: the claim says that the true value is smaller than this; None is no bound.
+        over: what the interval is over.
     """
 
     name: str
     measure: Callable[[Evidence], pd.Series[float]]
     above: float | None = None
     below: float | None = None
+    over: str = "seeds"
 
     def verdict(self, found: Estimate) -> Verdict:
         """Reproduced when the whole 95% interval is allowed, not reproduced when none of it is, else inconclusive."""

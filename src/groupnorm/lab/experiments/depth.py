@@ -18,7 +18,6 @@ from torch import nn
 from groupnorm.lab.experiments.claim import Claim, Effect
 from groupnorm.lab.experiments.evidence import Evidence
 from groupnorm.lab.experiments.experiment import Experiment, Scale
-from groupnorm.lab.experiments.family import spec, with_family
 from groupnorm.lab.experiments.imagenet import IMAGENET
 from groupnorm.lab.experiments.pictures import over
 from groupnorm.lab.models.small_resnet import NormLayer, SmallResNet
@@ -39,7 +38,7 @@ DEEP = f"{__name__}:{deep_resnet.__name__}"
 
 def draw(evidence: Evidence) -> Figure:
     """A panel for each depth."""
-    table = with_family(evidence.table)
+    table = evidence.table
     panels = {f"{arm} network": table[table["arm"] == arm] for arm in ("shallow", "deep")}
     return over(
         evidence,
@@ -47,7 +46,6 @@ def draw(evidence: Evidence) -> Figure:
         panels,
         title="Depth and batch size",
         x_name="images that share statistics",
-        lines="family",
         falling=True,
     )
 
@@ -58,7 +56,7 @@ def _arms(shared: list[dict[str, Any]], shallow: str, deep: str) -> dict[str, An
 
 
 def _error(evidence: Evidence, arm: str, family: str, size: int) -> pd.Series[float]:
-    return evidence.at(arm=arm, norm=spec(evidence, family), normalization_batch=size)
+    return evidence.at(arm=arm, family=family, normalization_batch=size)
 
 
 def _rise(evidence: Evidence, family: str) -> pd.Series[float]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -37,7 +38,9 @@ class Evidence:
 
     @cached_property
     def table(self) -> pd.DataFrame:
-        """One row per cell: arm, every field of the cell and of its options, status, and each measure of its epochs.
+        """One row per cell: arm, every field of the cell and of its options, family, status, and what was measured.
+
+        The family is the norm without its number of groups, which the scales differ in.
 
         A measure is the median over the last epochs that have it. A cell that diverged has the error of guessing in
         ``error`` and ``train_error``, and no other measure; one that is undefined or did not end has none at all.
@@ -48,7 +51,7 @@ class Evidence:
     def curves(self) -> pd.DataFrame:
         """One row per cell and epoch: what identifies the cell, and the record of the epoch."""
         rows = [{**_identity(row), **epoch} for row in self.rows for epoch in row["epochs"]]
-        return pd.DataFrame(rows, columns=None if rows else ["arm", *Cell.model_fields, *_ALWAYS])
+        return pd.DataFrame(rows, columns=None if rows else ["arm", *Cell.model_fields, "family", *_ALWAYS])
 
     def at(self, measure: str = "error", **where: Any) -> pd.Series[float]:
         """A measure by seed, of the cells where each named column of the table has the given value.
@@ -151,10 +154,16 @@ def _shared(environments: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     return found
 
 
+def family(norm: str) -> str:
+    """A norm without its number, "gn" for "gn:8": the number of groups depends on the network and so on the scale."""
+    return re.sub(r":\w+", "", norm)
+
+
 def _identity(row: dict[str, Any]) -> dict[str, Any]:
     cell = Cell(**row["cell"])
     fields = cell.model_dump(exclude={"options"})
-    return {"arm": row["arm"], **fields, "normalization_batch": cell.statistics_batch, **cell.options, "id": cell.id}
+    derived = {"family": family(cell.norm), "normalization_batch": cell.statistics_batch, "id": cell.id}
+    return {"arm": row["arm"], **fields, **derived, **cell.options}
 
 
 def _by_seed(rows: pd.DataFrame, measure: str, where: dict[str, Any]) -> pd.Series[float]:

@@ -18,6 +18,14 @@ SCALES: tuple[str, ...] = get_args(ScaleName)
 """From seconds, over minutes on two cores, to the paper's own data, models, schedule and augmentation."""
 
 
+def narrow(*norms: str) -> tuple[str, ...]:
+    """The norms for a network of 16 to 128 channels, where GN's 32 groups would be instance norm in half the layers.
+
+    8 groups, as the authors of group norm take for CIFAR's ResNets in tensorpack.
+    """
+    return tuple(f"{norm}:8" if norm in ("gn", "ws+gn") else norm for norm in norms)
+
+
 @dataclass(frozen=True)
 class Scale:
     """An experiment at one size.

@@ -52,7 +52,7 @@ def draw(evidence: Evidence) -> Figure:
     table = evidence.table
     table = table.assign(count=table["norm"].str.extract(r"(\d+)$", expand=False).astype(int), family="gn")
     panels = {title: table[table["arm"] == arm] for arm, title in TITLES.items()}
-    return over(evidence, "count", panels, title="How many groups", x_name="number", lines="family", falling=True)
+    return over(evidence, "count", panels, title="How many groups", x_name="number", falling=True)
 
 
 def _arms(shared: dict[str, Any], counts: Sequence[int] = COUNTS) -> dict[str, Any]:

@@ -19,7 +19,7 @@ from matplotlib.figure import Figure
 
 from groupnorm.lab.experiments.claim import Claim, Effect
 from groupnorm.lab.experiments.evidence import Evidence
-from groupnorm.lab.experiments.experiment import Experiment, Scale
+from groupnorm.lab.experiments.experiment import Experiment, Scale, narrow
 from groupnorm.lab.experiments.imagenet import IMAGENET
 from groupnorm.lab.experiments.pictures import by, ranked
 from groupnorm.lab.palette import label
@@ -28,7 +28,7 @@ REGULAR, SMALL = 32, 2
 """Images that share statistics."""
 NORMS = ("bn", "gn", "sn", "cn", "bcn")
 DIGITS: dict[str, Any] = {
-    "dataset": "digits", "model": "resnet-tiny", "norms": NORMS, "batch_sizes": (REGULAR, SMALL)
+    "dataset": "digits", "model": "resnet-tiny", "norms": narrow(*NORMS), "batch_sizes": (REGULAR, SMALL)
 }  # fmt: skip
 
 
@@ -42,7 +42,7 @@ def draw(evidence: Evidence) -> Figure:
 
 
 def _error(evidence: Evidence, norm: str, size: int) -> pd.Series[float]:
-    return evidence.at(norm=norm, normalization_batch=size)
+    return evidence.at(family=norm, normalization_batch=size)
 
 
 def _rise(evidence: Evidence, norm: str) -> pd.Series[float]:

@@ -21,7 +21,6 @@ from matplotlib.figure import Figure
 from groupnorm.lab.experiments.claim import Claim, Effect
 from groupnorm.lab.experiments.evidence import Evidence
 from groupnorm.lab.experiments.experiment import Experiment, Scale
-from groupnorm.lab.experiments.family import spec, with_family
 from groupnorm.lab.experiments.imagenet import IMAGENET
 from groupnorm.lab.experiments.pictures import over
 
@@ -56,17 +55,16 @@ def draw(evidence: Evidence) -> Figure:
     return over(
         evidence,
         "batch_size",
-        {"32 images a worker": with_family(evidence.table)},
+        {"32 images a worker": evidence.table},
         title="Large total batches",
         x_name="images of a step, of all workers",
-        lines="family",
     )
 
 
 def _rise(evidence: Evidence, family: str) -> pd.Series[float]:
     """How far the error of a norm rises from the smallest to the largest total batch."""
     sizes = evidence.table["batch_size"]
-    small, large = (evidence.at(norm=spec(evidence, family), batch_size=size) for size in (sizes.min(), sizes.max()))
+    small, large = (evidence.at(family=family, batch_size=size) for size in (sizes.min(), sizes.max()))
     return large - small
 
 

@@ -52,7 +52,7 @@ def _entry(finding: Finding) -> dict[str, Any]:
         if finding.estimates:
             found = finding.estimates[index]
             entry |= {"mean": _number(found.mean), "low": _number(found.low), "high": _number(found.high)}
-            entry |= {"seeds": found.n, "verdict": effect.verdict(found)}
+            entry |= {"n": found.n, "over": effect.over, "verdict": effect.verdict(found)}
         effects.append(entry)
     return {
         "id": claim.id,

@@ -19,14 +19,14 @@ from matplotlib.figure import Figure
 
 from groupnorm.lab.experiments.claim import Claim, Effect
 from groupnorm.lab.experiments.evidence import Evidence
-from groupnorm.lab.experiments.experiment import Experiment, Scale
+from groupnorm.lab.experiments.experiment import Experiment, Scale, narrow
 from groupnorm.lab.experiments.imagenet import IMAGENET
 from groupnorm.lab.experiments.pictures import by, ranked
 from groupnorm.lab.palette import label
 
 SIZES = (32, 4, 2, 1)
 NORMS = ("bn", "gn", "ws+gn", "bcn-micro", "gbgn", "bgn", "mabn", "cbn", "brn", "frn", "evonorm-s0", "ghost")
-DIGITS: dict[str, Any] = {"dataset": "digits", "model": "resnet-tiny", "norms": NORMS}
+DIGITS: dict[str, Any] = {"dataset": "digits", "model": "resnet-tiny", "norms": narrow(*NORMS)}
 
 
 def draw(evidence: Evidence) -> Figure:
@@ -39,7 +39,7 @@ def draw(evidence: Evidence) -> Figure:
 
 
 def _error(evidence: Evidence, norm: str, size: int) -> pd.Series[float]:
-    return evidence.at(norm=norm, normalization_batch=size)
+    return evidence.at(family=norm, normalization_batch=size)
 
 
 def _gain(norm: str, size: int, over: str, over_size: int | None = None, *, above: float) -> Effect:

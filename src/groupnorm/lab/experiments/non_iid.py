@@ -20,8 +20,7 @@ from matplotlib.figure import Figure
 
 from groupnorm.lab.experiments.claim import Claim, Effect
 from groupnorm.lab.experiments.evidence import Evidence
-from groupnorm.lab.experiments.experiment import Experiment, Scale
-from groupnorm.lab.experiments.family import spec
+from groupnorm.lab.experiments.experiment import Experiment, Scale, narrow
 from groupnorm.lab.experiments.imagenet import IMAGENET
 from groupnorm.lab.experiments.pictures import by, ranked
 
@@ -46,13 +45,12 @@ def draw(evidence: Evidence) -> Figure:
 
 def _loss(evidence: Evidence, family: str, arm: str) -> Any:
     """How far the error rises when each worker holds its own classes, by seed."""
-    norm = spec(evidence, family, arm)
-    return evidence.at(arm=f"{arm}-skewed", norm=norm) - evidence.at(arm=arm, norm=norm)
+    return evidence.at(arm=f"{arm}-skewed", family=family) - evidence.at(arm=arm, family=family)
 
 
 def _workers(base: dict[str, Any], local_steps: int, **federated: Any) -> dict[str, list[dict[str, Any]]]:
     """The arms of 5 workers with 20 images each; ``federated`` are other options of federated averaging."""
-    base = {"norms": ("bn", "gn"), "batch_sizes": (100,), "normalization_batches": (20,)} | base
+    base = {"norms": narrow("bn", "gn"), "batch_sizes": (100,), "normalization_batches": (20,)} | base
     tasks = {
         "bsp": (WORKERS, {"workers": 5}),
         "fedavg": (FEDERATED, {"workers": 5, "local_steps": local_steps}),
@@ -66,7 +64,7 @@ def _workers(base: dict[str, Any], local_steps: int, **federated: Any) -> dict[s
     }
 
 
-BATCHES: dict[str, Any] = {"norms": ("bn", "gn", "brn"), "batch_sizes": (32,), "task": FEW}
+BATCHES: dict[str, Any] = {"norms": narrow("bn", "gn", "brn"), "batch_sizes": (32,), "task": FEW}
 FASHION: dict[str, Any] = {
     "dataset": "fashion-mnist", "model": "resnet-tiny", "image_size": 16, "limit_train": 4000, "limit_val": 1000,
     "seeds": 5, "epochs": 4,
@@ -111,7 +109,8 @@ EXPERIMENT = Experiment(
             name: [
                 IMAGENET
                 | BATCHES
-                | {"batch_sizes": (256,), "normalization_batches": (32,), "options": {"classes": classes}}
+                | {"norms": ("bn", "gn", "brn"), "batch_sizes": (256,), "normalization_batches": (32,)}
+                | {"options": {"classes": classes}}
             ]
             for name, classes in (("all", None), ("few", 16), ("one", 1))
         }
@@ -152,7 +151,7 @@ EXPERIMENT = Experiment(
             effects=(
                 Effect(
                     "BN's error minus BRN's (points)",
-                    lambda e: e.at(arm="few", norm="bn") - e.at(arm="few", norm="brn"),
+                    lambda e: e.at(arm="few", family="bn") - e.at(arm="few", family="brn"),
                     above=0,
                 ),
             ),

@@ -40,7 +40,7 @@ def over(
     x_name: str | Mapping[str, str],
     y: str = "error",
     y_name: str = "validation error (%)",
-    lines: str = "norm",
+    lines: str = "family",
     falling: bool = False,
     log_x: bool | Collection[str] = True,
 ) -> Figure:
@@ -89,7 +89,7 @@ def by_epoch(
     *,
     title: str,
     y_name: str = "error (%)",
-    lines: str = "norm",
+    lines: str = "family",
     log: bool | None = None,
 ) -> Figure:
     """Measures by epoch: the mean over seeds, each measure in its own stroke.
@@ -132,7 +132,7 @@ def ranked(
     title: str,
     y: str = "error",
     y_name: str = "validation error (%)",
-    lines: str = "norm",
+    lines: str = "family",
 ) -> Figure:
     """A measure of each norm, best first within a panel: mean, 95% interval and each seed."""
     figure, grid, looks = _panels(evidence, panels, title, lines, legend=False)

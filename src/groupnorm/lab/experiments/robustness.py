@@ -24,7 +24,7 @@ from groupnorm.lab.data.source import permutation
 from groupnorm.lab.experiments.attack import pgd
 from groupnorm.lab.experiments.claim import Claim, Effect
 from groupnorm.lab.experiments.evidence import Evidence
-from groupnorm.lab.experiments.experiment import Experiment, Scale
+from groupnorm.lab.experiments.experiment import Experiment, Scale, narrow
 from groupnorm.lab.experiments.pictures import over
 from groupnorm.lab.models.small_resnet import NormLayer, SmallResNet
 from groupnorm.lab.train import Training
@@ -115,14 +115,14 @@ def draw(evidence: Evidence) -> Figure:
 
 
 def _rows(table: pd.DataFrame, measure: str, radius: int) -> pd.DataFrame:
-    return table[["norm", "seed"]].assign(radius=radius, error=table.get(measure, float("nan")))
+    return table[["family", "seed"]].assign(radius=radius, error=table.get(measure, float("nan")))
 
 
 def _gain(norm: str) -> Callable[[Evidence], Any]:
     """How far adversarial training lowers the error within 8 of 255, by seed."""
 
     def measure(evidence: Evidence) -> Any:
-        ever, hardened = (evidence.at("attacked 8", arm=arm, norm=norm) for arm in ("usual", "adversarial"))
+        ever, hardened = (evidence.at("attacked 8", arm=arm, family=norm) for arm in ("usual", "adversarial"))
         return ever - hardened
 
     return measure
@@ -138,7 +138,7 @@ def _arms(base: dict[str, Any], options: dict[str, Any], training: dict[str, Any
 
 NORMS = ("bn", "gn", "ln", "none")
 FASHION: dict[str, Any] = {
-    "dataset": "fashion-mnist", "model": "resnet-tiny", "image_size": 16, "norms": NORMS, "batch_sizes": (32,),
+    "dataset": "fashion-mnist", "model": "resnet-tiny", "image_size": 16, "norms": narrow(*NORMS), "batch_sizes": (32,),
     "learning_rate": 0.05, "seeds": 5, "epochs": 5, "limit_train": 2000, "limit_val": 1000,
 }  # fmt: skip
 SMOKE: dict[str, Any] = {
@@ -195,8 +195,8 @@ EXPERIMENT = Experiment(
                 Effect(
                     f"BN's error minus that without norm, within {radius} of 255 (points)",
                     lambda e, radius=radius: (  # type: ignore[misc]
-                        e.at(f"attacked {radius}", arm="usual", norm="bn")
-                        - e.at(f"attacked {radius}", arm="usual", norm="none")
+                        e.at(f"attacked {radius}", arm="usual", family="bn")
+                        - e.at(f"attacked {radius}", arm="usual", family="none")
                     ),
                     above=0,
                 )

@@ -27,7 +27,7 @@ from groupnorm.lab.data.source import permutation
 from groupnorm.lab.experiments.claim import Claim, Effect
 from groupnorm.lab.experiments.corruptions import CORRUPTIONS, corrupt
 from groupnorm.lab.experiments.evidence import Evidence
-from groupnorm.lab.experiments.experiment import Experiment, Scale
+from groupnorm.lab.experiments.experiment import Experiment, Scale, narrow
 from groupnorm.lab.experiments.imagenet import IMAGENET
 from groupnorm.lab.experiments.pictures import over
 from groupnorm.lab.train import Training
@@ -124,18 +124,18 @@ def draw(evidence: Evidence) -> Figure:
 
 
 def _rows(table: pd.DataFrame, measure: str, x: float) -> pd.DataFrame:
-    return table[["norm", "seed"]].assign(x=x, error=table.get(measure, math.nan))
+    return table[["family", "seed"]].assign(x=x, error=table.get(measure, math.nan))
 
 
 def _harm(evidence: Evidence, norm: str) -> Any:
     """How far the error rises from clean images to the least contrast, by seed."""
-    return evidence.at("contrast 5", norm=norm) - evidence.at(norm=norm)
+    return evidence.at("contrast 5", family=norm) - evidence.at(family=norm)
 
 
 FASHION: dict[str, Any] = {
     "dataset": "fashion-mnist",
     "model": "resnet-tiny",
-    "norms": ("bn", "gn", "ln", "none"),
+    "norms": narrow("bn", "gn", "ln", "none"),
     "batch_sizes": (32,),
     "learning_rate": 0.05,
     "seeds": 5,
@@ -147,7 +147,7 @@ FASHION: dict[str, Any] = {
 SMOKE: dict[str, Any] = {
     "dataset": "digits",
     "image_size": 16,  # so that one image alone has a variance in the last maps
-    "norms": ("bn", "gn"),
+    "norms": narrow("bn", "gn"),
     "seeds": 2,
     "epochs": 1,
     "limit_train": 64,
@@ -209,12 +209,12 @@ EXPERIMENT = Experiment(
             effects=(
                 Effect(
                     "BN's error with 512 images minus clean (points)",
-                    lambda e: e.at("contrast 5 adapted 512", norm="bn") - e.at(norm="bn"),
+                    lambda e: e.at("contrast 5 adapted 512", family="bn") - e.at(family="bn"),
                     below=5,
                 ),
                 Effect(
                     "BN's error with 2 images minus with 512 (points)",
-                    lambda e: e.at("contrast 5 adapted 2", norm="bn") - e.at("contrast 5 adapted 512", norm="bn"),
+                    lambda e: e.at("contrast 5 adapted 2", family="bn") - e.at("contrast 5 adapted 512", family="bn"),
                     above=5,
                 ),
             ),

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from groupnorm.lab.experiments.claim import Claim, Effect
 from groupnorm.lab.experiments.evidence import Evidence
-from groupnorm.lab.experiments.experiment import Experiment, Scale
+from groupnorm.lab.experiments.experiment import Experiment, Scale, narrow
 from groupnorm.lab.experiments.imagenet import IMAGENET
 from groupnorm.lab.experiments.pictures import by, by_epoch
 from groupnorm.lab.palette import label
@@ -63,7 +63,8 @@ def last_responses(model: nn.Module, inputs: Tensor) -> Tensor:
 
 
 NORMS = {"norms": ("none", "bn", "gn"), "batch_sizes": (32,), "task": f"{__name__}:VggTraining", "weight_decay": 5e-4}
-GARMENTS: dict[str, Any] = NORMS | {"dataset": "fashion-mnist", "model": "vgg-small", "learning_rate": 0.02}
+SMALL: dict[str, Any] = NORMS | {"norms": narrow("none", "bn", "gn"), "model": "vgg-small", "learning_rate": 0.02}
+GARMENTS: dict[str, Any] = SMALL | {"dataset": "fashion-mnist"}
 
 
 def draw(evidence: Evidence) -> Figure:
@@ -85,7 +86,7 @@ def draw(evidence: Evidence) -> Figure:
 
 def _spread(evidence: Evidence, norm: str) -> pd.Series[float]:
     """The distance of the outer percentiles at the end, by seed."""
-    return evidence.at_epoch(-1, "p99", norm=norm) - evidence.at_epoch(-1, "p1", norm=norm)
+    return evidence.at_epoch(-1, "p99", family=norm) - evidence.at_epoch(-1, "p1", family=norm)
 
 
 EXPERIMENT = Experiment(
@@ -94,13 +95,7 @@ EXPERIMENT = Experiment(
     question="What do norms do to the responses and to the error of a network that trains without any?",
     source="Wu & He 2018, Figure 6",
     smoke=Scale(
-        arms={
-            "vgg": [
-                NORMS
-                | {"dataset": "digits", "model": "vgg-small", "learning_rate": 0.02}
-                | {"seeds": 2, "epochs": 2, "limit_train": 64, "limit_val": 32}
-            ]
-        },
+        arms={"vgg": [SMALL | {"dataset": "digits"} | {"seeds": 2, "epochs": 2, "limit_train": 64, "limit_val": 32}]},
         time="seconds",
         result="none to speak of: 64 images",
     ),
@@ -133,7 +128,7 @@ EXPERIMENT = Experiment(
             effects=(
                 Effect(
                     "BN's error minus GN's (points)",
-                    lambda e: e.at(norm="bn") - e.at(norm="gn"),
+                    lambda e: e.at(family="bn") - e.at(family="gn"),
                     above=0,
                 ),
             ),
@@ -146,8 +141,8 @@ EXPERIMENT = Experiment(
             published="without norm 29 to 30%, BN 28%, GN 27.6%",
             refuted="one of the norms has no lower error than the network without",
             effects=(
-                Effect("error without norm minus BN's (points)", lambda e: e.at(norm="none") - e.at(norm="bn"), 0),
-                Effect("error without norm minus GN's (points)", lambda e: e.at(norm="none") - e.at(norm="gn"), 0),
+                Effect("error without norm minus BN's (points)", lambda e: e.at(family="none") - e.at(family="bn"), 0),
+                Effect("error without norm minus GN's (points)", lambda e: e.at(family="none") - e.at(family="gn"), 0),
             ),
         ),
         Claim(

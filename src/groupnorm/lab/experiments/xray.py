@@ -25,7 +25,6 @@ from scipy.stats import rankdata
 from groupnorm.lab.experiments.claim import Claim, Effect
 from groupnorm.lab.experiments.evidence import Evidence
 from groupnorm.lab.experiments.experiment import Experiment, Scale
-from groupnorm.lab.experiments.family import spec, with_family
 from groupnorm.lab.experiments.pictures import over
 from groupnorm.lab.train import Training
 
@@ -86,7 +85,7 @@ FEW = {"seeds": 2, "epochs": 1, "limit_train": 64, "limit_val": 64, "batch_sizes
 
 def draw(evidence: Evidence) -> Figure:
     """The error, and what the area under the curve lacks, over the batch size."""
-    table = with_family(evidence.table)
+    table = evidence.table
     panels = {"images in the wrong class": table.assign(shown=table["error"])}
     if "auc" in table:
         panels["pairs in the wrong order (1 - AUC)"] = table.assign(shown=100 - 100 * table["auc"])
@@ -98,14 +97,13 @@ def draw(evidence: Evidence) -> Figure:
         x_name="batch size",
         y="shown",
         y_name="validation (%)",
-        lines="family",
         falling=True,
     )
 
 
 def _gain(evidence: Evidence, measure: str, size: int = 2) -> pd.Series[float]:
     """How far GN's measure lies above BN's."""
-    gn, bn = (evidence.at(measure, norm=spec(evidence, name), normalization_batch=size) for name in ("gn", "bn"))
+    gn, bn = (evidence.at(measure, family=name, normalization_batch=size) for name in ("gn", "bn"))
     return gn - bn
 
 
