@@ -159,7 +159,7 @@ def test_kills_of_the_command_and_of_its_workers_change_nothing(part, unbroken, 
     kill(process.pid)
     gone(process)
 
-    assert kills >= 8
+    assert kills >= 7  # 8 if both workers were alive when all were killed at once
     process = begun()
     process.join()
     assert process.exitcode == 0, (tmp_path / "output").read_text()

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import logging
 import tempfile
-import threading
 from collections.abc import Generator, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from queue import SimpleQueue
 from typing import Any
@@ -58,21 +58,23 @@ def _sweep(
 
     left = bundles(cells, workers or _cpus())
     attempts: dict[str, int] = {}
-    running: dict[Any, tuple[Any, list[Cell]]] = {}  # by the next message of each task: the task and its cells
+    running: dict[Any, list[Cell]] = {}  # the cells of each task, by its stream of messages
     while left or running:
-        while left and len(running) < (workers or len(left) + len(running)):
+        while left and (workers is None or len(running) < workers):
             bundle = left.pop(0)
-            task = _start(bundle, run, data_dir)
-            running[next(task)] = task, bundle
+            running[_start(bundle, run, data_dir)] = bundle
             yield from ({"kind": "begin", "cell": cell.id} for cell in bundle)
-        (ready,), _ = ray.wait(list(running), num_returns=1)
-        task, bundle = running.pop(ready)
+        stream = _first(list(running))
         try:
-            event, files = ray.get(ready)
+            event, files = ray.get(next(stream))
+        except StopIteration:
+            del running[stream]
         except ray.exceptions.RayError as error:
+            bundle = running.pop(stream)
             unfinished = [cell for cell in bundle if status(run.cell(cell.id).records()) == "pending"]
             tried = attempts[bundle[0].id] = attempts.get(bundle[0].id, 0) + 1
-            if tried < ATTEMPTS:
+            if unfinished and tried < ATTEMPTS:
+                attempts[unfinished[0].id] = tried
                 left.insert(0, unfinished)
                 continue
             for cell in unfinished:
@@ -80,14 +82,18 @@ def _sweep(
                 end = {"kind": "end", "status": "crashed", "reason": reason}
                 run.cell(cell.id).append(end)
                 yield {"cell": cell.id, **end}
-            continue
-        if files:
-            run.cell(event["cell"]).unpack(files)
-        yield event
-        try:
-            running[next(task)] = task, bundle
-        except StopIteration:
-            continue
+        else:
+            if files:
+                run.cell(event["cell"]).unpack(files)
+            yield event
+
+
+def _first(streams: list[Any]) -> Any:
+    """Whichever tells something first."""
+    import ray
+
+    (ready,), _ = ray.wait(streams, num_returns=1)
+    return ready
 
 
 def _start(bundle: list[Cell], run: RunFolder, data_dir: Path | None) -> Any:
@@ -129,11 +135,11 @@ def train(fields: list[dict[str, Any]], files: dict[str, Files], data_dir: str |
             finally:
                 messages.put(None)
 
-        thread = threading.Thread(target=work)
-        thread.start()
-        while (message := messages.get()) is not None:
-            yield message
-        thread.join()
+        with ThreadPoolExecutor(1) as pool:
+            done = pool.submit(work)
+            while (message := messages.get()) is not None:
+                yield message
+            done.result()  # raises what ended it, so that the driver gives the bundle out again
 
 
 def _own_address(address: str | None) -> dict[str, Any]:
