@@ -4,7 +4,9 @@ import json
 
 from typer.testing import CliRunner
 
+from groupnorm.lab.cell import Cell
 from groupnorm.lab.cli import app
+from groupnorm.lab.comparison import Comparison
 from groupnorm.lab.experiments import EXPERIMENTS
 from groupnorm.lab.experiments.experiment import narrow
 from groupnorm.lab.experiments.ledger import RECORDS, as_json, evidence, ledger
@@ -36,6 +38,21 @@ def test_the_records_of_the_package_have_at_least_three_seeds_and_no_crash():
         assert found.head["scale"] == scale
         assert found.table["seed"].nunique() >= 3
         assert set(found.table["status"]) <= {"finished", "undefined", "diverged"}
+
+
+def test_the_records_of_the_package_are_of_the_experiments_as_they_are_now():
+    """Whoever changes what an experiment trains measures it anew."""
+    leave_out = {"data_digest", "device"}
+    for path in RECORDS.glob("*.jsonl"):
+        name, _, scale = path.stem.rpartition("-")
+        planned = [
+            (arm, cell.model_dump(exclude=leave_out))
+            for arm, parts in EXPERIMENTS[name].scale(scale).arms.items()
+            for fields in parts
+            for cell in Comparison(**fields).cells("")
+        ]
+        measured = [(row["arm"], Cell(**row["cell"]).model_dump(exclude=leave_out)) for row in evidence(name).rows]
+        assert sorted(map(str, measured)) == sorted(map(str, planned)), name
 
 
 def test_runs_of_ones_own_are_judged_and_smoke_is_not(tmp_path):
