@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 
 import pytest
 import torch
@@ -11,13 +12,17 @@ from groupnorm.lab.sweep import bundles
 from groupnorm.lab.worker import run_bundle
 
 
-def schedule(cells, run, how):
-    """As :func:`groupnorm.lab.schedulers.schedule`, one bundle of cells after the other."""
-    for bundle in bundles(cells, 1):
+def schedule(cells, run, how, workers=1):
+    """As :func:`groupnorm.lab.schedulers.schedule`: the bundles of so many workers, one after the other."""
+    for bundle in bundles(cells, workers):
         events = []
-        run_bundle(bundle, run, how.data_dir, lambda cell, record: events.append({"cell": cell, **record}))  # noqa: B023
+        run_bundle(bundle, run, how.data_dir, partial(_tell, events))
         yield from ({"kind": "begin", "cell": cell.id} for cell in bundle)
         yield from events
+
+
+def _tell(events, cell, record):
+    events.append({"cell": cell, **record})
 
 
 @contextmanager

@@ -16,6 +16,7 @@ import torch
 from groupnorm.lab import cli, compare, conduct, records, stack, sweep, worker
 from groupnorm.lab.environment import environment
 from groupnorm.lab.records import TIMING, RunFolder
+from lab.inline import schedule
 
 environment()  # it asks git, which is slow; the processes that part from this one know the answer
 
@@ -76,7 +77,7 @@ def live(folder, options, kill_at=None, seed=0):
         return found
 
     worker.stack = stacked
-    conduct.schedule = at_home
+    conduct.schedule = lambda cells, run, how: schedule(cells, run, how, how.worker_count)
     count = 0
     files = {module.__file__ for module in (records, worker, sweep, conduct)} | {compare.__code__.co_filename}
 
@@ -92,14 +93,6 @@ def live(folder, options, kill_at=None, seed=0):
     compare(out=folder, progress=False, **options)
     sys.settrace(None)
     Path(f"{folder}.lines").write_text(str(count))
-
-
-def at_home(cells, run, how):
-    """Stands for the scheduler: the same bundles, in this process."""
-    for bundle in sweep.bundles(cells, how.worker_count):
-        told = []
-        worker.run_bundle(bundle, run, None, lambda name, event: told.append({"cell": name, **event}))  # noqa: B023
-        yield from told
 
 
 def command(arguments, output, file_limit=None):

@@ -60,5 +60,10 @@ def test_the_last_norm_of_a_block_starts_at_zero(name, norm):
     assert zeros == {"resnet-tiny": 4, "resnet20": 9, "resnet18": 8, "vgg16": 0, "vgg-small": 0}[name]
 
 
+def test_the_classifier_of_a_resnet_starts_small():
+    weight = build("resnet18", "gn")[1].fc.weight
+    assert weight.std().item() == pytest.approx(0.01, rel=0.1)  # ten standard errors of 5,120 draws
+
+
 def test_the_names_are_those_of_the_catalog():
     assert set(SMALL) <= set(MODELS)

@@ -49,7 +49,11 @@ def _loss(evidence: Evidence, family: str, arm: str) -> Any:
 
 
 def _workers(base: dict[str, Any], local_steps: int, **federated: Any) -> dict[str, list[dict[str, Any]]]:
-    """The arms of 5 workers with 20 images each; ``federated`` are other options of federated averaging."""
+    """The arms of 5 workers with 20 images each; ``federated`` are other options of federated averaging.
+
+    Without them a worker steps by itself as far as all do together: with one local step, and no momentum, the two arms
+    would be the same.
+    """
     base = {"norms": narrow("bn", "gn"), "batch_sizes": (100,), "normalization_batches": (20,)} | base
     tasks = {
         "bsp": (WORKERS, {"workers": 5}),

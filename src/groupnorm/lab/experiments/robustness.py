@@ -12,7 +12,7 @@ in evaluation mode.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import pandas as pd
@@ -118,14 +118,16 @@ def _rows(table: pd.DataFrame, measure: str, radius: int) -> pd.DataFrame:
     return table[["family", "seed"]].assign(radius=radius, error=table.get(measure, float("nan")))
 
 
-def _gain(norm: str) -> Callable[[Evidence], Any]:
+def _harm(evidence: Evidence, radius: int) -> pd.Series[float]:
+    """How far BN's error lies above that without norm, after the usual training, by seed."""
+    bn, none = (evidence.at(f"attacked {radius}", arm="usual", family=norm) for norm in ("bn", "none"))
+    return bn - none
+
+
+def _gain(evidence: Evidence, norm: str) -> pd.Series[float]:
     """How far adversarial training lowers the error within 8 of 255, by seed."""
-
-    def measure(evidence: Evidence) -> Any:
-        ever, hardened = (evidence.at("attacked 8", arm=arm, family=norm) for arm in ("usual", "adversarial"))
-        return ever - hardened
-
-    return measure
+    ever, hardened = (evidence.at("attacked 8", arm=arm, family=norm) for arm in ("usual", "adversarial"))
+    return ever - hardened
 
 
 def _arms(base: dict[str, Any], options: dict[str, Any], training: dict[str, Any]) -> dict[str, list[dict[str, Any]]]:
@@ -194,10 +196,7 @@ EXPERIMENT = Experiment(
             effects=tuple(
                 Effect(
                     f"BN's error minus that without norm, within {radius} of 255 (points)",
-                    lambda e, radius=radius: (  # type: ignore[misc]
-                        e.at(f"attacked {radius}", arm="usual", family="bn")
-                        - e.at(f"attacked {radius}", arm="usual", family="none")
-                    ),
+                    partial(_harm, radius=radius),
                     above=0,
                 )
                 for radius in RADII[1:]
@@ -210,7 +209,11 @@ EXPERIMENT = Experiment(
             published="-",
             refuted="the error of one of the norms within 8 of 255 does not fall",
             effects=tuple(
-                Effect(f"error of {norm} within 8 of 255, usual minus adversarial (points)", _gain(norm), above=0)
+                Effect(
+                    f"error of {norm} within 8 of 255, usual minus adversarial (points)",
+                    partial(_gain, norm=norm),
+                    above=0,
+                )
                 for norm in NORMS
             ),
         ),

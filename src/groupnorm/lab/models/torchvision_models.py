@@ -17,9 +17,10 @@ class RepeatChannels(nn.Module):
 
 
 def resnet(name: str) -> Callable[[NormLayer, int, int], nn.Module]:
-    """A builder for torchvision's ResNet of this name (He et al. 2016), last norm of each block starting at 0.
+    """A builder for torchvision's ResNet of this name (He et al. 2016), as Wu & He 2018 start it.
 
-    Where an addition follows, a norm that contains its activation comes without; elsewhere torchvision's ReLU follows
+    The last norm of each block starts at 0, the weights of the classifier at a normal distribution of deviation 0.01
+    (Goyal et al. 2017, section 5.1). Where an addition follows, a norm that contains its activation comes without; elsewhere torchvision's ReLU follows
     that activation.
     """
 
@@ -37,6 +38,7 @@ def resnet(name: str) -> Callable[[NormLayer, int, int], nn.Module]:
                     nn.init.zeros_(weight)
                 if block.downsample is not None:
                     block.downsample[1] = norm_layer(channels, apply_act=False)
+        nn.init.normal_(model.get_submodule("fc").get_parameter("weight"), std=0.01)
         return _for_channels(model, in_channels)
 
     return build
