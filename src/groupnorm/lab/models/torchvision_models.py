@@ -17,10 +17,12 @@ class RepeatChannels(nn.Module):
 
 
 def resnet(name: str) -> Callable[[NormLayer, int, int], nn.Module]:
-    """A builder for torchvision's ResNet of this name (He et al. 2016), as Wu & He 2018 start it.
+    """A builder for torchvision's ResNet of this name (He et al. 2016), with the initial weights of Wu & He 2018.
 
-    The last norm of each block starts at 0, the weights of the classifier at a normal distribution of deviation 0.01
-    (Goyal et al. 2017, section 5.1). Where an addition follows, a norm that contains its activation comes without; elsewhere torchvision's ReLU follows
+    The last norm of each block starts at 0, the weights of the classifier with a standard deviation of 0.01 (Goyal et
+    al. 2017, section 5.1).
+
+    Where an addition follows, a norm that contains its activation comes without; elsewhere torchvision's ReLU follows
     that activation.
     """
 
