@@ -12,6 +12,7 @@ from groupnorm.errors import UnknownNameError
 from groupnorm.lab.experiments import EXPERIMENTS
 from groupnorm.lab.experiments.claim import judge
 from groupnorm.lab.experiments.evidence import FILE, load
+from groupnorm.lab.experiments.experiment import SCALES
 from groupnorm.lab.experiments.run import run
 from lab.inline import inline
 
@@ -50,6 +51,17 @@ def where(full_data, monkeypatch):
     monkeypatch.setenv("GROUPNORM_DATA_DIR", str(full_data))
     with inline():
         yield
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_its_head_tells_command_and_time_and_result_at_each_scale(name):
+    experiment = EXPERIMENTS[name]
+    assert f"``groupnorm run {name} --scale small``" in experiment.head
+    for scale in SCALES:
+        time, result = experiment.expected(scale)
+        assert time
+        assert result.endswith(".")
+    assert "to be measured" not in experiment.head
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -6,15 +6,16 @@ import json
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from groupnorm.lab.experiments.claim import Finding
-from groupnorm.lab.statistics import Estimate
+if TYPE_CHECKING:
+    from groupnorm.lab.experiments.claim import Finding
+    from groupnorm.lab.statistics import Estimate
 
 _COLORS = {"reproduced": "green", "not reproduced": "red", "inconclusive": "yellow", "not run": "dim"}
 

@@ -10,7 +10,6 @@ from rich.console import Console
 
 from groupnorm.lab.cli.claims import findings_table
 from groupnorm.lab.cli.outcome import outcome
-from groupnorm.lab.experiments.claim import judge
 
 
 def run(
@@ -50,6 +49,7 @@ def run(
     The same command goes on where an interrupted one stopped. Exit code: 0, or 1 when a cell crashed, 2 when the
     configuration is wrong or the folder cannot be used, 130 when interrupted, 143 when terminated.
     """
+    from groupnorm.lab.experiments.claim import judge
     from groupnorm.lab.experiments.run import find
     from groupnorm.lab.experiments.run import run as run_experiment
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, get_args
@@ -34,14 +35,10 @@ class Scale:
         arms: the comparisons that each part of it consists of, by a short name: options of
             :class:`groupnorm.lab.comparison.Comparison`, all of whose cells are trained. The comparisons of an arm
             have the same data.
-        time: how long it takes, and on what; measured, except for the full scale.
-        result: what came out, or what the paper has at this scale.
         last: the result of a run is the median over so many of its last epochs (5 in Wu & He 2018, section 4.1).
     """
 
     arms: Mapping[str, Sequence[Mapping[str, Any]]]
-    time: str
-    result: str
     last: int = 1
 
 
@@ -51,6 +48,8 @@ class Experiment:
 
     Attributes:
         name: what it is called on the command line.
+        head: of its file, which tells for each scale, as ``- small: TIME; RESULT.``, how long it takes and what came
+            out (at full scale, what the paper found).
         title: in a few words.
         question: what it answers.
         source: the paper, and the table or figure.
@@ -60,6 +59,7 @@ class Experiment:
     """
 
     name: str
+    head: str
     title: str
     question: str
     source: str
@@ -73,3 +73,9 @@ class Experiment:
         """The scale of this name: "smoke", "small" or "full"."""
         found: Scale = getattr(self, name)
         return found
+
+    def expected(self, scale: str) -> tuple[str, str]:
+        """Time and result of a scale, as the head tells; empty where Python leaves docstrings out (``-OO``)."""
+        found = re.search(rf"^- {scale}: (.+?); (.+?)(?=^- |^$|\Z)", self.head, re.DOTALL | re.MULTILINE)
+        time, result = (" ".join(part.split()) for part in found.groups()) if found else ("", "")
+        return time, result

@@ -2,9 +2,11 @@
 
 ``groupnorm run signals --scale small``
 
-- smoke: seconds.
-- small: a VGG-16 with an eighth of the channels on 4,000 images of Fashion-MNIST.
-- full: VGG-16 on ImageNet, 8 workers of 32 images, 100 epochs.
+- smoke: seconds; 64 images, too few to tell anything.
+- small: about 8 minutes on two cores; a VGG-16 with an eighth of the channels on 4,000 images of Fashion-MNIST: to be
+  measured.
+- full: months of eight GPUs; VGG-16 on ImageNet, 8 workers of 32 images, 100 epochs: the papers measured these things
+  in networks of their own.
 
 Three arms, the same norms in each: He's initial weights; weights of half their variance (LeCun's), with which signals
 fade by a factor of 1.4 a layer; and He's with five times the learning rate.
@@ -206,19 +208,16 @@ def time_ratio(evidence: Evidence) -> pd.Series[float]:
 
 EXPERIMENT = Experiment(
     name="signals",
+    head=str(__doc__),
     title="Signals by depth",
     question="What do norms do to gradients, to the inputs of layers, and to the number of steps?",
     source="Ioffe & Szegedy 2015; Yang et al. 2019; Raghu et al. 2017",
     smoke=Scale(
         arms=_arms(SMOKE | {"epochs": 2, "limit_train": 64, "limit_val": 32}, 0.02),
-        time="seconds",
-        result="none to speak of: 64 images",
     ),
-    small=Scale(arms=_arms(SMALL, 0.02), time="about 8 minutes on two cores", result="to be measured"),
+    small=Scale(arms=_arms(SMALL, 0.02)),
     full=Scale(
         arms=_arms(FULL, 0.00125),
-        time="months of eight GPUs",
-        result="the papers measured these things in networks of their own",
         last=5,
     ),
     figure=draw,

@@ -2,9 +2,11 @@
 
 ``groupnorm run vgg --scale small``
 
-- smoke: seconds.
-- small: a VGG-16 with an eighth of the channels on 8,000 images of Fashion-MNIST.
-- full: VGG-16 on ImageNet, 8 workers of 32 images, 100 epochs.
+- smoke: seconds; 64 images, too few to tell anything.
+- small: about 5 minutes on two cores; a VGG-16 with an eighth of the channels on 8,000 images of Fashion-MNIST: to be
+  measured.
+- full: weeks of eight GPUs; VGG-16 on ImageNet, 8 workers of 32 images, 100 epochs: error without norm 29 to 30, BN 28,
+  GN 27.6.
 
 Residual networks hardly train without a norm; VGG-16 does, so that there is a control. The recipe is the same for all
 three and is the one that the network without norm trains with: He's initialisation and a small learning rate.
@@ -91,18 +93,15 @@ def _spread(evidence: Evidence, norm: str) -> pd.Series[float]:
 
 EXPERIMENT = Experiment(
     name="vgg",
+    head=str(__doc__),
     title="VGG with and without norms",
     question="What do norms do to the responses and to the error of a network that trains without any?",
     source="Wu & He 2018, Figure 6",
     smoke=Scale(
         arms={"vgg": [SMALL | {"dataset": "digits"} | {"seeds": 2, "epochs": 2, "limit_train": 64, "limit_val": 32}]},
-        time="seconds",
-        result="none to speak of: 64 images",
     ),
     small=Scale(
         arms={"vgg": [GARMENTS | {"seeds": 5, "epochs": 5, "limit_train": 8000, "limit_val": 2000}]},
-        time="about 5 minutes on two cores",
-        result="to be measured",
     ),
     full=Scale(
         arms={
@@ -113,8 +112,6 @@ EXPERIMENT = Experiment(
                 | {"model": "vgg16", "batch_sizes": (256,), "normalization_batches": (32,), "learning_rate": 0.00125}
             ]
         },
-        time="weeks of eight GPUs",
-        result="error without norm 29 to 30, BN 28, GN 27.6",
         last=5,
     ),
     figure=draw,
