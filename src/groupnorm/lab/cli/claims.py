@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Sequence
+from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -38,26 +39,33 @@ def claims(
         typer.echo(json.dumps(ledger.as_json(findings), indent=1, ensure_ascii=False))
         return
     console = Console()
-    console.print(findings_table(findings))
+    for experiment, found in groupby(findings, key=lambda finding: finding.experiment):
+        console.print(findings_table(experiment, list(found)), "")
     counts = Counter(finding.verdict for finding in findings)
     console.print(", ".join(f"{count} {verdict}" for verdict, count in counts.items()), highlight=False)
+    console.print(f"Records: {runs or ledger.RECORDS}", highlight=False, markup=False, soft_wrap=True)
 
 
-def findings_table(findings: Sequence[Finding]) -> Table:
-    """One row for each claim: statement and source, what was published, what was measured, the verdict."""
-    table = Table("claim", "published", "measured (mean and 95% interval over seeds)", "verdict", show_lines=True)
+def findings_table(experiment: str, findings: Sequence[Finding]) -> Table:
+    """A row for each claim of an experiment: the claim, what was published and measured, and the verdict."""
+    from groupnorm.lab.experiments.ledger import machines
+
+    evidence = findings[0].evidence if findings else None
+    head = [evidence.head["scale"], evidence.head["date"], *machines(evidence)] if evidence else []
+    title = f"[bold]{experiment}[/]  [dim]{', '.join(head)}[/]"
+    table = Table(title=title, title_justify="left", title_style="", show_lines=True, expand=True)
+    for name, ratio in ("claim", 5), ("published", 3), ("measured: mean and 95% interval", 5):
+        table.add_column(name, ratio=ratio)
+    table.add_column("verdict", width=14)
     for finding in findings:
         claim = finding.claim
         measured = [
             f"{effect.name}: {interval(found, effect.over)}; claimed {effect.expected}"
             for effect, found in zip(claim.effects, finding.estimates, strict=False)
         ]
-        head = finding.evidence.head if finding.evidence else {}
-        if head:
-            measured.append(f"[dim]{finding.experiment}, {head['scale']}, {head['date']}[/]")
-        note = f"\n[dim]{claim.note}[/]" if claim.note and finding.verdict != "reproduced" else ""
+        note = f" {claim.note}" if claim.note and finding.verdict != "reproduced" else ""
         table.add_row(
-            f"{claim.statement}{note}\n[dim]{claim.source}[/]",
+            f"{claim.statement}\n[dim]{claim.source}. Refuted if {claim.refuted}.{note}[/]",
             claim.published,
             "\n".join(measured),
             Text(finding.verdict, style=_COLORS[finding.verdict]),

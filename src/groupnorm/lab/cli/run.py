@@ -63,7 +63,7 @@ def run(
         folder = out if out is not None else Path("runs") / f"{name}-{scale}"
         evidence = run_experiment(name, scale, out=folder, **options)
     findings = [judge(claim, name, evidence) for claim in find(name).claims]
-    console.print(findings_table(findings))
+    console.print(findings_table(name, findings))
     console.print(f"Picture: {folder / 'figure.png'}", highlight=False, markup=False, soft_wrap=True)
     crashed = [row for row in evidence.rows if row["status"] == "crashed"]
     for row in crashed:
