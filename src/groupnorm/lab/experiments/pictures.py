@@ -111,7 +111,7 @@ def by_epoch(
             for stroke, column in zip(strokes, measures, strict=False):
                 means = rows[rows[lines] == line].groupby("epoch")[column].mean()
                 style = line_style(looks[line]) | {"linestyle": stroke, "linewidth": 1.8}
-                axes.plot(means.index, means.to_numpy(), **style)
+                axes.plot(means.index, means.to_numpy(), marker="o" if len(means) == 1 else "", **style)
         values = [value for column in measures for value in rows[column]]
         lowest = min([0.0, *(value for value in values if not math.isnan(value))])
         plain_axes(axes, log=wants_log(values) if log is None else log, percent=False, lowest=lowest)
@@ -147,7 +147,7 @@ def ranked(
                 axes.text(0.02, place, "no result", transform=axes.get_yaxis_transform(), size=9, va="center")
                 continue
             axes.scatter([found.mean], [place], s=44, color=color, marker=looks[line].marker, zorder=4)
-            axes.hlines(place, found.low, found.high, color=color, linewidth=1.8, alpha=0.75)
+            axes.hlines(place, max(found.low, 0.0), found.high, color=color, linewidth=1.8, alpha=0.75)
         plain_axes(axes, log=False, percent=False)
         axes.grid(visible=False, axis="y")
         axes.grid(visible=True, axis="x", alpha=0.13)
