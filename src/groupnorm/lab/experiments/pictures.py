@@ -166,7 +166,7 @@ def ranked(
 def _panels(
     evidence: Evidence, panels: Panels, title: str, lines: str, *, legend: bool = True, intervals: bool = True
 ) -> tuple[Figure, list[Axes], dict[Any, Style]]:
-    columns = max(1, min(len(panels), _COLUMNS))
+    columns = 2 if len(panels) == 4 else max(1, min(len(panels), _COLUMNS))
     rows = math.ceil(len(panels) / columns) or 1
     names = list(dict.fromkeys(name for part in panels.values() for name in part[lines]))
     height = _HEIGHT if legend else max(1.2 + _ROW * len(names), 1.8)
