@@ -169,16 +169,18 @@ class Training:
     def batches(self) -> Iterator[tuple[Tensor, Tensor]]:
         """``(inputs, labels)`` of each step of this epoch; with several processes, the part of this one."""
         share = self._share()
-        order = self.order().split(self.cell.batch_size)[: self.steps_per_epoch]
-        if self.cell.augment == "none" and (prepared := self._prepare()):
+        prepared = self._prepare() if self.cell.augment == "none" else None
+        order = self.order().to(self.device if prepared else "cpu")  # once, not at each step
+        parts = order.split(self.cell.batch_size)[: self.steps_per_epoch]
+        if prepared:
             inputs, labels = prepared
-            for chosen in order:
+            for chosen in parts:
                 yield inputs[chosen[share]], labels[chosen[share]]
             return
         seed = (self.cell.seed * 1_000_003 + self.epochs_done) ^ _AUGMENT_SEED
         generator = torch.Generator().manual_seed(seed)
-        shown = augmentation(self.cell.augment).batches(self.dataset.train_images, order, generator, self.device, share)
-        for chosen, images in zip(order, shown, strict=True):
+        shown = augmentation(self.cell.augment).batches(self.dataset.train_images, parts, generator, self.device, share)
+        for chosen, images in zip(parts, shown, strict=True):
             yield self.inputs(images), self.dataset.train_labels[chosen[share]].to(self.device)
 
     def _share(self) -> slice:
