@@ -6,7 +6,7 @@
 - small: about 9 minutes on two cores; Fashion-MNIST reduced to 16x16; batches of all, 2 and 1 classes; 5 workers of 2
   classes each: to be measured.
 - full: weeks of eight GPUs for the batches, days of one for the workers; batches of 16 classes x 2 images on ImageNet;
-  5 workers on CIFAR-10: -.
+  5 workers on CIFAR-10: no number is at hand.
 
 Arms. "all", "few" and "one" are the classes of a batch that shares statistics. "bsp" is synchronous SGD on workers,
 each with its own statistics and with gradients averaged at every step (bulk synchronous parallel); "fedavg" is
