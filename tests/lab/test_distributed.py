@@ -139,6 +139,7 @@ def test_a_training_that_has_not_joined_the_others_is_refused():
 OWN = """
 import os, signal
 from pathlib import Path
+import torch
 import torch.distributed as dist
 from torch import nn
 
@@ -156,6 +157,8 @@ class Net(nn.Sequential):
             raise ValueError("not this time")
         if first and not self.training and self.batches and Path("measure").exists():
             raise ValueError("no measure")
+        if self.training and dist.is_initialized() and Path("draws").is_dir():
+            Path("draws", f"{dist.get_rank()} {self.batches}").write_text(str(float(torch.rand(()))))
         return super().forward(x)
 
 def network(norm_layer):
@@ -192,6 +195,14 @@ def run_here(folder):
     assert not torch.distributed.is_initialized()
     end = facts(folder)[-1]
     return end["status"], end["reason"]
+
+
+@pytest.mark.timeout(180)
+def test_each_process_draws_numbers_of_its_own(own):
+    (own / "draws").mkdir()
+    compare(out=own / "run", **OPTIONS | {"processes": 3, "batch_sizes": 24, "epochs": 1})
+    drawn = [path.read_text() for path in (own / "draws").iterdir()]
+    assert len(set(drawn)) == len(drawn) == 3 * 2
 
 
 @pytest.mark.timeout(180)

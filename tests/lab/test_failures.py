@@ -27,7 +27,7 @@ from groupnorm.lab.cli import app
 from groupnorm.lab.comparison import ConfigurationError, plan
 from groupnorm.lab.data import load as load_data
 from groupnorm.lab.records import RunFolder, RunFolderError
-from groupnorm.lab.worker import dataset_of, run_cells
+from groupnorm.lab.worker import dataset_of, run_bundle, run_cells
 from lab import killing
 from lab.killing import epochs_recorded, facts, finished, wait_until, workers_of
 
@@ -246,6 +246,15 @@ def same(folder, reference):
     return facts(folder) == {name: expected[name] for name in facts(folder)}
 
 
+def test_a_worker_trains_no_cell_that_another_process_holds(pair, tmp_path, monkeypatch):
+    run, lock = RunFolder(tmp_path), records_module._lock
+    monkeypatch.setattr("groupnorm.lab.worker.make_deterministic", lambda: None)
+    monkeypatch.setattr(records_module, "_lock", lambda path, timeout, what: lock(path, 0.1, what))
+    with run.cell(pair[0].id).lock(), pytest.raises(RunFolderError, match="being written by another process"):
+        run_bundle(pair[:1], run, None, lambda *event: None)
+    assert run.cell(pair[0].id).records() == []
+
+
 class FullDisk:
     """Stands for ``open``: some writes find no space, after half of their bytes."""
 
@@ -352,6 +361,23 @@ def test_a_result_cut_in_half_is_found_again(unbroken, pair, digits, tmp_path):
     path.write_bytes(path.read_bytes()[:-20])
     train(pair[:1], tmp_path, digits)
     assert same(tmp_path, unbroken[0])
+
+
+def test_a_cell_goes_on_from_its_last_epoch(broken_off, pair, digits, tmp_path):
+    """To start anew would give the same records, but not as soon."""
+    shutil.copytree(broken_off, tmp_path / "run")
+    told = []
+    run_cells(pair[:1], RunFolder(tmp_path / "run"), lambda: digits, lambda name, event: told.append(event["kind"]))
+    assert [kind for kind in told if kind != "progress"] == ["epoch", "end"], "one epoch of three is left"
+
+
+def test_a_checkpoint_that_finds_no_space_leaves_the_last_one(tmp_path, monkeypatch):
+    folder = RunFolder(tmp_path).cell("a")
+    folder.save_checkpoint({"epoch": 1})
+    monkeypatch.setattr(records_module, "open", FullDisk(lambda n: True), raising=False)
+    with pytest.raises(RunFolderError, match="No space left"):
+        folder.save_checkpoint({"epoch": 2})
+    assert folder.load_checkpoint() == (0, {"epoch": 1})
 
 
 def flipped(data):

@@ -12,7 +12,7 @@ import groupnorm.lab
 from groupnorm.errors import GroupNormError
 from groupnorm.lab.comparison import Comparison, ConfigurationError, plan
 from groupnorm.lab.records import TIMING, RunFolder
-from groupnorm.lab.schedulers import slurm
+from groupnorm.lab.schedulers import ray, slurm
 
 LOOPBACK = "127.0.0.2"  # Ray resolves 127.0.0.1 to the address of another interface
 SWEEP = {"norms": "gn,bn", "batch_sizes": 8, "seeds": 2, "epochs": 3, "limit_train": 96, "limit_val": 40}
@@ -83,6 +83,16 @@ def test_a_ray_worker_that_is_killed_loses_nothing(cluster, local, tmp_path):
     assert process.wait(timeout=120) == 0
     assert killed
     assert records(tmp_path) == local
+
+
+def test_ray_goes_on_from_the_last_epoch_that_arrived(cluster, tmp_path):
+    comparison, dataset = plan(**SWEEP)
+    run, chosen = RunFolder(tmp_path), comparison.cells(dataset.digest)[:1]
+    first = ray.sweep(chosen, run, 1, None, cluster)
+    assert next(event["epoch"] for event in first if event["kind"] == "epoch") == 1
+    first.close()
+    told = list(ray.sweep(chosen, run, 1, None, cluster))
+    assert [event["epoch"] for event in told if event["kind"] == "epoch"] == [2, 3]
 
 
 def test_slurm_jobs_give_the_records_that_this_machine_gives(local, tmp_path):

@@ -230,3 +230,19 @@ def test_cells_on_a_gpu_or_in_bf16_may_not_be_stacked(digits):
     assert not may_stack(first.model_copy(update={"device": "cuda"}))
     assert not may_stack(first.model_copy(update={"precision": "bf16"}))
     assert not may_stack(first.model_copy(update={"processes": 2}))
+
+
+def test_a_stack_takes_the_momentum_that_each_seed_has(digits):
+    runs = trainings(digits, norm="bn")
+    for run in runs:
+        with run.turn():
+            run.epoch()
+    assert stack(runs) is not None
+
+
+def test_a_network_that_draws_has_its_own_draws_whatever_the_company(digits, tmp_path, monkeypatch):
+    monkeypatch.setattr("groupnorm.lab.worker.training", DrawingTraining)
+    run_cells(cells(digits), RunFolder(tmp_path / "together"), lambda: digits, lambda *event: None)
+    for cell in cells(digits):
+        run_cells([cell], RunFolder(tmp_path / "alone"), lambda: digits, lambda *event: None)
+    assert records(tmp_path / "together") == records(tmp_path / "alone")

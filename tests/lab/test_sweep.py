@@ -10,7 +10,9 @@ import pytest
 
 from groupnorm.lab import compare, load
 from groupnorm.lab.cell import Cell
-from groupnorm.lab.sweep import bundles
+from groupnorm.lab.records import RunFolder
+from groupnorm.lab.sweep import bundles, unfinished
+from groupnorm.lab.worker import run_cells
 from lab.killing import epochs_recorded, facts, wait_until, workers_of
 
 SMALL = ["--limit-train", "160", "--limit-val", "50", "--epochs", "3", "--seeds", "2"]
@@ -53,6 +55,15 @@ def cell(**changes):
         "precision": "fp32", "threads": 1,
     }  # fmt: skip
     return Cell(**{**fields, **changes})
+
+
+def test_cells_with_a_result_are_not_handed_out_and_not_trained_again(tmp_path):
+    run, five = RunFolder(tmp_path), [cell(seed=seed) for seed in range(5)]
+    for one, status in zip(five, ("finished", "diverged", "undefined", "crashed"), strict=False):
+        run.cell(one.id).append({"kind": "end", "status": status, "reason": ""})
+    assert unfinished(five, run) == five[3:]
+    run_cells(five[:3], run, lambda: pytest.fail("trained again"), lambda *event: None)
+    assert all(len(run.cell(one.id).records()) == 1 for one in five[:3])
 
 
 def test_a_bundle_holds_the_seeds_of_one_configuration():

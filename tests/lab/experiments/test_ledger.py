@@ -11,6 +11,7 @@ from groupnorm.lab.experiments import EXPERIMENTS
 from groupnorm.lab.experiments.experiment import narrow
 from groupnorm.lab.experiments.ledger import RECORDS, as_json, evidence, ledger
 from groupnorm.lab.experiments.run import run
+from groupnorm.lab.records import RunFolder
 from lab.inline import inline
 
 KEYS = {"id", "statement", "source", "published", "refuted_by", "experiment", "verdict", "effects", "scale", "date"}
@@ -62,6 +63,13 @@ def test_runs_of_ones_own_are_judged_and_smoke_is_not(tmp_path):
     (tmp_path / "batch-size-smoke").rename(tmp_path / "batch-size-small")
     measured = [finding for finding in ledger(tmp_path) if finding.evidence]
     assert {finding.experiment for finding in measured} == {"batch-size"}
+
+
+def test_the_largest_scale_that_was_run_is_judged(tmp_path):
+    request = {"experiment": "norms", "command": "", "last": 1, "arms": {}, "labels": {}, "cells": []}
+    for scale in ("small", "full"):
+        RunFolder(tmp_path / f"norms-{scale}").write_request(request | {"scale": scale})
+    assert evidence("norms", tmp_path).head["scale"] == "full"
 
 
 def test_it_prints_a_table_and_json():
