@@ -3,7 +3,9 @@
 ``groupnorm run shift --scale small``
 
 - smoke: seconds; 64 images, too few to tell anything.
-- small: about 7 minutes on two cores; Fashion-MNIST with the severities of CIFAR-10-C: to be measured.
+- small: 9 minutes on two cores; Fashion-MNIST with the severities of CIFAR-10-C: error on clean images/contrast 5/noise
+  5/blur 5 BN 18.8/89.1/35.2/27.2, GN 21.1/38.2/23.5/25.6, LN 23.7/48.1/25.7/29.1, none 18.5/54.2/19.3/22.6; with the
+  statistics of 512 test images BN has 67.4 under contrast 5, of 2 images 77.1.
 - full: weeks of eight GPUs; ResNet-50 on ImageNet with the severities of ImageNet-C: accuracy on ImageNet-C at severity
   5, not adapted: ResNet-50 with BN 18.0, with GN 30.6 (SAR).
 
@@ -192,8 +194,7 @@ EXPERIMENT = Experiment(
             published="accuracy at severity 5, not adapted: BN 18.0%, GN 30.6%",
             refuted="from clean images to contrast at severity 5, BN's error rises no more than GN's",
             effects=(Effect("BN's rise minus GN's (points)", lambda e: _harm(e, "bn") - _harm(e, "gn"), above=0),),
-            note="The published numbers are of several corruptions together, and of networks with other training. At "
-            "small scale GN is IN in the layers of 16 and 32 channels, which bears a change of contrast best.",
+            note="The published numbers are of several corruptions together, and of networks with other training.",
         ),
         Claim(
             id="shift-bn-adapted",
