@@ -1,10 +1,13 @@
 """Clusters: the same records wherever a cell is trained, and nothing is lost when a worker dies."""
 
+import contextlib
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
+from typing import NamedTuple
 
 import pytest
 
@@ -37,26 +40,48 @@ def local(tmp_path_factory):
     return records(folder)
 
 
+class Cluster(NamedTuple):
+    """Of Ray: its address, and the session that all its processes are in."""
+
+    address: str
+    session: int
+
+
 @pytest.fixture(scope="module")
 def cluster(tmp_path_factory):
-    """A Ray cluster of two cores on the loopback interface: its address."""
-    temporary = tmp_path_factory.mktemp("ray")
+    """Two cores on the loopback interface."""
+    with socket.socket() as free:
+        free.bind((LOOPBACK, 0))
+        port = free.getsockname()[1]
     environment = os.environ | {"RAY_USAGE_STATS_ENABLED": "0", "OMP_NUM_THREADS": "1"}
-    options = ["--head", "--num-cpus=2", f"--node-ip-address={LOOPBACK}", "--port=0", "--include-dashboard=false"]
-    started = subprocess.run(
-        [RAY, "start", *options, f"--temp-dir={temporary}", "--disable-usage-stats"],
-        env=environment, capture_output=True, text=True, timeout=120,
+    options = ["--head", "--num-cpus=2", f"--node-ip-address={LOOPBACK}", f"--port={port}"]
+    options += ["--include-dashboard=false", "--disable-usage-stats", f"--temp-dir={tmp_path_factory.mktemp('ray')}"]
+    head = subprocess.Popen(
+        [RAY, "start", "--block", *options],
+        env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True,
     )  # fmt: skip
-    assert started.returncode == 0, started.stdout + started.stderr
-    address = started.stdout.partition("--address='")[2].partition("'")[0]
-    yield address
-    subprocess.run([RAY, "stop", "--force"], env=environment, capture_output=True, timeout=60, check=True)
+    output = ""
+    while "Ray runtime started" not in output:
+        line = head.stdout.readline()
+        assert line, output
+        output += line
+    yield Cluster(f"{LOOPBACK}:{port}", head.pid)
+    for pid, _ in processes(head.pid):
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+    head.wait()
+    head.stdout.close()
 
 
-def busy_workers():
+def processes(session):
+    """Process id and command of all processes of a session."""
+    listed = subprocess.run(["ps", "-s", str(session), "-o", "pid=,args="], capture_output=True, text=True).stdout
+    return [(int(line.split()[0]), line.partition(" ")[2]) for line in map(str.strip, listed.splitlines())]
+
+
+def busy_workers(session):
     """Process ids of the Ray workers that train."""
-    listed = subprocess.run(["ps", "-eo", "pid,args"], capture_output=True, text=True, check=True).stdout
-    return [int(line.split()[0]) for line in listed.splitlines() if "ray::train" in line]
+    return [pid for pid, command in processes(session) if "ray::train" in command]
 
 
 def test_without_a_ray_cluster_the_sweep_is_refused(tmp_path):  # comes first: no cluster is up yet
@@ -65,18 +90,18 @@ def test_without_a_ray_cluster_the_sweep_is_refused(tmp_path):  # comes first: n
 
 
 def test_ray_gives_the_records_that_this_machine_gives(cluster, local, tmp_path):
-    groupnorm.lab.compare(out=tmp_path, progress=False, scheduler="ray", address=cluster, **SWEEP)
+    groupnorm.lab.compare(out=tmp_path, progress=False, scheduler="ray", address=cluster.address, **SWEEP)
     assert records(tmp_path) == local
 
 
 def test_a_ray_worker_that_is_killed_loses_nothing(cluster, local, tmp_path):
-    command = [sys.executable, "-m", "groupnorm.lab.cli", "compare", "--scheduler", "ray", "--address", cluster]
+    command = [sys.executable, "-m", "groupnorm.lab.cli", "compare", "--scheduler", "ray", "--address", cluster.address]
     options = [f"--{key.replace('_', '-')}={value}" for key, value in SWEEP.items()]
     process = subprocess.Popen([*command, *options, "--out", str(tmp_path)], stdout=subprocess.DEVNULL)
     killed = []
     while process.poll() is None and len(killed) < 2:
         begun = any(path.read_text().count('"epoch"') for path in tmp_path.glob("cells/*/records.jsonl"))
-        for pid in busy_workers() if begun else ():
+        for pid in busy_workers(cluster.session) if begun else ():
             os.kill(pid, signal.SIGKILL)
             killed.append(pid)
         time.sleep(0.05)
@@ -88,10 +113,10 @@ def test_a_ray_worker_that_is_killed_loses_nothing(cluster, local, tmp_path):
 def test_ray_goes_on_from_the_last_epoch_that_arrived(cluster, tmp_path):
     comparison, dataset = plan(**SWEEP)
     run, chosen = RunFolder(tmp_path), comparison.cells(dataset.digest)[:1]
-    first = ray.sweep(chosen, run, 1, None, cluster)
+    first = ray.sweep(chosen, run, 1, None, cluster.address)
     assert next(event["epoch"] for event in first if event["kind"] == "epoch") == 1
     first.close()
-    told = list(ray.sweep(chosen, run, 1, None, cluster))
+    told = list(ray.sweep(chosen, run, 1, None, cluster.address))
     assert [event["epoch"] for event in told if event["kind"] == "epoch"] == [2, 3]
 
 
