@@ -3,8 +3,9 @@
 ``groupnorm run signals --scale small``
 
 - smoke: seconds; 64 images, too few to tell anything.
-- small: about 8 minutes on two cores; a VGG-16 with an eighth of the channels on 4,000 images of Fashion-MNIST: to be
-  measured.
+- small: 5 minutes on two cores; a VGG-16 with an eighth of the channels on 4,000 images of Fashion-MNIST: before
+  training the first layer's gradient is 0.005 of the last one's without norm and with LeCun's weights, 12 times with
+  BN, 2.5 times with GN; error none 19.9, BN 13.9, GN 17.6, LN 20.0; an epoch with GN takes 0.73 times that with BN.
 - full: months of eight GPUs; VGG-16 on ImageNet, 8 workers of 32 images, 100 epochs: the papers measured these things
   in networks of their own.
 
