@@ -3,8 +3,9 @@
 ``groupnorm run robustness --scale small``
 
 - smoke: seconds; 64 images, too few to tell anything.
-- small: about 5 minutes on two cores; Fashion-MNIST reduced to 16x16; the attack has 10 steps, 3 in adversarial
-  training: to be measured.
+- small: 9 minutes on two cores; Fashion-MNIST reduced to 16x16, attacked in 10 steps, in adversarial training in 3:
+  error clean/within 8 of 255 after the usual training BN 20.2/59.7, GN 23.0/52.1, LN 25.2/51.6, none 21.8/47.9; after
+  adversarial training BN 25.0/34.0, GN 26.4/37.6, LN 28.0/37.6, none 25.5/35.8.
 - full: days of one GPU; ResNet-18 on CIFAR-10; the attack has 20 steps, 7 in adversarial training (Madry et al. 2018):
   -.
 
