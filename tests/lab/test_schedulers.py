@@ -89,6 +89,11 @@ def test_without_a_ray_cluster_the_sweep_is_refused(tmp_path):  # comes first: n
         groupnorm.lab.compare(out=tmp_path, progress=False, scheduler="ray", **SWEEP)
 
 
+def test_an_address_where_nobody_listens_is_refused_at_once(tmp_path):
+    with pytest.raises(GroupNormError, match=r"no Ray cluster answers at 127\.0\.0\.1:9: .*refused"):
+        groupnorm.lab.compare(out=tmp_path, progress=False, scheduler="ray", address="127.0.0.1:9", **SWEEP)
+
+
 def test_ray_gives_the_records_that_this_machine_gives(cluster, local, tmp_path):
     groupnorm.lab.compare(out=tmp_path, progress=False, scheduler="ray", address=cluster.address, **SWEEP)
     assert records(tmp_path) == local

@@ -43,13 +43,13 @@ def on_files(files: Files, config: Any) -> Files:
     return files
 
 
-def on_page_content(html: str, **_: Any) -> str:
-    """The ledger and the experiments, where a page asks for them."""
-    if "<!-- ledger -->" in html:
-        html = html.replace("<!-- ledger -->", _parts.ledger(as_json(ledger())))
-    if "<!-- experiments -->" in html:
-        html = html.replace("<!-- experiments -->", _parts.experiments(EXPERIMENTS.values(), _found()))
-    return html
+def on_page_markdown(markdown: str, **_: Any) -> str:
+    """The ledger and the experiments, where a page asks for them; other pages link to the headings of the latter."""
+    if "<!-- ledger -->" in markdown:
+        markdown = markdown.replace("<!-- ledger -->", _parts.ledger(as_json(ledger())))
+    if "<!-- experiments -->" in markdown:
+        markdown = markdown.replace("<!-- experiments -->", _parts.experiments(EXPERIMENTS.values(), _found()))
+    return markdown
 
 
 def _found() -> dict[str, Evidence]:

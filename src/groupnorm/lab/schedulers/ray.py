@@ -8,6 +8,7 @@ the last epoch that arrived. https://docs.ray.io/en/latest/ray-core/.
 from __future__ import annotations
 
 import logging
+import socket
 import tempfile
 from collections.abc import Generator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -20,6 +21,8 @@ from groupnorm.lab.cell import Cell
 from groupnorm.lab.records import Files, Record, RunFolder
 from groupnorm.lab.sweep import Event, bundles, status
 from groupnorm.lab.worker import run_bundle
+
+_SECONDS_TO_ANSWER = 10.0
 
 ATTEMPTS = 3
 """How often a bundle is given out again after its worker died, before its cells count as crashed."""
@@ -39,8 +42,9 @@ def sweep(
     import ray
 
     try:
+        _knock(address)
         ray.init(address=address or "auto", log_to_driver=False, logging_level=logging.ERROR, **_own_address(address))
-    except (ConnectionError, RuntimeError, ValueError) as error:
+    except (OSError, RuntimeError, ValueError) as error:
         raise GroupNormError(
             f"no Ray cluster answers at {address or 'auto'}: {error}; expected the address that `ray start --head` "
             f"printed, or none on a machine of the cluster"
@@ -140,6 +144,13 @@ def train(fields: list[dict[str, Any]], files: dict[str, Files], data_dir: str |
             while (message := messages.get()) is not None:
                 yield message
             done.result()  # raises what ended it, so that the driver gives the bundle out again
+
+
+def _knock(address: str | None) -> None:
+    """Raise OSError unless somebody listens at ``host:port``: Ray itself would knock for minutes."""
+    host, _, port = (address or "").rpartition(":")
+    if host and "/" not in host and port.isdigit():
+        socket.create_connection((host, int(port)), timeout=_SECONDS_TO_ANSWER).close()
 
 
 def _own_address(address: str | None) -> dict[str, Any]:
