@@ -7,7 +7,7 @@
   error clean/within 8 of 255 after the usual training BN 20.2/59.7, GN 23.0/52.1, LN 25.2/51.6, none 21.8/47.9; after
   adversarial training BN 25.0/34.0, GN 26.4/37.6, LN 28.0/37.6, none 25.5/35.8.
 - full: days of one GPU; ResNet-18 on CIFAR-10; the attack has 20 steps, 7 in adversarial training (Madry et al. 2018):
-  -.
+  no number is at hand.
 
 The attack is projected gradient descent within 2, 4 and 8 of 255 in any pixel. It knows the network, and sees it
 in evaluation mode.
