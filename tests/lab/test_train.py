@@ -200,20 +200,6 @@ def test_inputs_prepared_once_are_those_of_each_batch(digits, monkeypatch):
         assert torch.equal(labels, same_labels)
 
 
-@pytest.mark.parametrize(
-    ("batch", "part", "onednn"), [(2, None, False), (16, 2, False), (4, None, True), (16, None, True)]
-)
-def test_the_library_that_convolves_follows_from_the_images_in_one_pass(digits, batch, part, onednn):
-    training = Training(cell(digits, batch_size=batch, normalization_batch=part), digits)
-    seen = []
-    training.model.conv.register_forward_hook(lambda *_: seen.append(torch.backends.mkldnn.enabled))
-    training.model.conv.weight.register_hook(lambda _: seen.append(torch.backends.mkldnn.enabled))
-    training.epoch()
-    evaluation = seen.pop()
-    assert set(seen) == {onednn}
-    assert evaluation is torch.backends.mkldnn.enabled is True
-
-
 def test_trainings_in_turn_draw_as_each_does_alone(digits):
     first, second = Training(cell(digits), digits), None
     with first.turn():

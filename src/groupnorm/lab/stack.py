@@ -22,7 +22,7 @@ from torch.nn.utils import parametrize
 
 from groupnorm.functional import group_norm
 from groupnorm.lab.cell import Cell
-from groupnorm.lab.convolution import StackedConv2d
+from groupnorm.lab.convolution import Conv2d, StackedConv2d
 from groupnorm.lab.randomness import get_state, set_state
 from groupnorm.lab.records import Record
 from groupnorm.lab.train import DivergedError, Training, check_finite, set_learning_rate
@@ -134,20 +134,17 @@ class Stack:
         Returns:
             Mean loss and number of errors of the batch for each seed, ``[S]``.
         """
-        first = self.runs[0]
-        size = first.cell.statistics_batch
+        size = self.runs[0].cell.statistics_batch
         losses, errors = torch.zeros(len(self.runs)), torch.zeros(len(self.runs))
         self.optimizer.zero_grad()
         for part, target in zip(images.split(size), labels.split(size), strict=True):
-            alone = part[:, : part.shape[1] // len(self.runs)]
-            with first.kernels(alone):
-                logits = self.network(part).unflatten(1, (len(self.runs), -1))
-                each = [
-                    F.cross_entropy(mine, target[:, seed]) * (len(part) / len(images))
-                    for seed, mine in enumerate(logits.unbind(1))
-                ]
-                part_losses = torch.stack(each)
-                part_losses.sum().backward()
+            logits = self.network(part).unflatten(1, (len(self.runs), -1))
+            each = [
+                F.cross_entropy(mine, target[:, seed]) * (len(part) / len(images))
+                for seed, mine in enumerate(logits.unbind(1))
+            ]
+            part_losses = torch.stack(each)
+            part_losses.sum().backward()
             losses += part_losses.detach()
             errors += (logits.detach().argmax(2) != target).sum(0)
         self.optimizer.step()
@@ -192,9 +189,8 @@ class Stack:
     def _joined(self, modules: list[nn.Module], done: dict[nn.Module, nn.Module]) -> nn.Module:
         first = modules[0]
         plain = not (parametrize.is_parametrized(first) or first._forward_hooks or first._forward_pre_hooks)
-        if plain and type(first) in (nn.Conv2d, nn.BatchNorm2d, nn.GroupNorm, GroupNorm):
-            kind = {nn.Conv2d: StackedConv2d, nn.BatchNorm2d: StackedBatchNorm}.get(type(first), StackedGroupNorm)
-            joined: nn.Module = kind(modules)
+        if plain and type(first) in _TOGETHER:
+            joined: nn.Module = _TOGETHER[type(first)](modules)
             for name, shared in (*joined.named_parameters(recurse=False), *joined.named_buffers(recurse=False)):
                 self._shares.append((shared, [getattr(module, name) for module in modules]))
             return joined
@@ -263,6 +259,15 @@ class EachAlone(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         parts = x.chunk(len(self.each), 1)
         return torch.cat([module(part.contiguous()) for module, part in zip(self.each, parts, strict=True)], 1)
+
+
+_TOGETHER: dict[type[nn.Module], Callable[[Any], nn.Module]] = {
+    nn.Conv2d: StackedConv2d,
+    Conv2d: StackedConv2d,
+    nn.BatchNorm2d: StackedBatchNorm,
+    nn.GroupNorm: StackedGroupNorm,
+    GroupNorm: StackedGroupNorm,
+}
 
 
 def join_batches(batches: Sequence[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:

@@ -18,7 +18,6 @@ from groupnorm.errors import SingleElementError
 from groupnorm.lab import models
 from groupnorm.lab.augment import augmentation
 from groupnorm.lab.cell import Cell
-from groupnorm.lab.convolution import kernels
 from groupnorm.lab.data import Dataset
 from groupnorm.lab.data.dataset import Images
 from groupnorm.lab.randomness import get_state, seed_all, set_state
@@ -228,7 +227,7 @@ class Training:
         parts = list(zip(images.split(size), labels.split(size), strict=True))
         self.optimizer.zero_grad()
         for number, (part, target) in enumerate(parts, start=1):
-            with self.kernels(part), self._gradients_kept(number < len(parts)):
+            with self._gradients_kept(number < len(parts)):
                 with self.autocast(), _single_elements():
                     logits = network(part)
                 part_loss = F.cross_entropy(logits.float(), target) * (len(part) / len(images))
@@ -270,10 +269,6 @@ class Training:
         if self.cell.precision == "bf16":
             return torch.autocast(self.device.type, torch.bfloat16)
         return nullcontext()
-
-    def kernels(self, images: Tensor) -> AbstractContextManager[Any]:
-        """The convolutions of the cell, around a pass of ``images`` through the network and back."""
-        return kernels(images) if self.cell.precision == "fp32" else nullcontext()
 
     def state_dict(self) -> dict[str, Any]:
         """All that is needed to go on as if there had been no break."""

@@ -305,6 +305,8 @@ def make_deterministic() -> None:
     """Let torch take the operations that give the same bits every time, where it has them."""
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.use_deterministic_algorithms(True, warn_only=True)
+    memory: Any = torch.utils.deterministic
+    memory.fill_uninitialized_memory = False  # it would be written twice, and nothing reads it in between
 
 
 if __name__ == "__main__":

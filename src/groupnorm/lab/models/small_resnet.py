@@ -8,6 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from groupnorm.lab.convolution import Conv2d
+
 NormLayer = Callable[..., nn.Module]
 """``norm_layer(num_channels, apply_act=True)``, as :func:`groupnorm.norm_layer` returns it."""
 
@@ -22,17 +24,17 @@ class BasicBlock(nn.Module):
 
     def __init__(self, channels: int, width: int, stride: int, norm_layer: NormLayer, project: bool) -> None:
         super().__init__()
-        self.conv1 = nn.Conv2d(channels, width, 3, stride, 1, bias=False)
+        self.conv1 = Conv2d(channels, width, 3, stride, 1, bias=False)
         self.norm1 = norm_layer(width)
         self.relu1 = relu_after(self.norm1)
-        self.conv2 = nn.Conv2d(width, width, 3, 1, 1, bias=False)
+        self.conv2 = Conv2d(width, width, 3, 1, 1, bias=False)
         self.norm2 = norm_layer(width, apply_act=False)
         self.shortcut: nn.Module
         if channels == width and stride == 1:
             self.shortcut = nn.Identity()
         elif project:
             self.shortcut = nn.Sequential(
-                nn.Conv2d(channels, width, 1, stride, bias=False), norm_layer(width, apply_act=False)
+                Conv2d(channels, width, 1, stride, bias=False), norm_layer(width, apply_act=False)
             )
         else:
             self.shortcut = PadShortcut(width - channels, stride)
@@ -80,7 +82,7 @@ class SmallResNet(nn.Module):
         project: bool,
     ) -> None:
         super().__init__()
-        self.conv = nn.Conv2d(in_channels, widths[0], 3, 1, 1, bias=False)
+        self.conv = Conv2d(in_channels, widths[0], 3, 1, 1, bias=False)
         self.norm = norm_layer(widths[0])
         self.relu = relu_after(self.norm)
         stages: list[nn.Module] = []

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from torch import nn
 
+from groupnorm.lab.convolution import Conv2d
 from groupnorm.lab.models.small_resnet import NormLayer, relu_after
 
 CONVOLUTIONS = (2, 2, 3, 3, 3)
@@ -37,7 +38,7 @@ def vgg(
     for width, count in zip(widths, convolutions, strict=True):
         for _ in range(count):
             norm = norm_layer(width)
-            layers += [nn.Conv2d(channels, width, 3, padding=1), norm, relu_after(norm)]
+            layers += [Conv2d(channels, width, 3, padding=1), norm, relu_after(norm)]
             channels = width
         layers.append(nn.MaxPool2d(2, ceil_mode=True))
     model = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(channels, num_classes))
