@@ -106,6 +106,9 @@ def load(path: Path) -> Evidence:
     return Evidence(head, rows)
 
 
+_LEFT_OUT = ("kind", "learning_rate", "images_per_second")  # they follow from the cell and the seconds
+
+
 def summarise(run: RunFolder) -> Evidence:
     """The evidence in the folder of an experiment, finished or not.
 
@@ -122,7 +125,9 @@ def summarise(run: RunFolder) -> Evidence:
         cell = Cell(**fields)
         records = run.cell(cell.id).records()
         end = records[-1] if records and records[-1]["kind"] == "end" else None
-        epochs = [{k: v for k, v in record.items() if k != "kind"} for record in records if record["kind"] == "epoch"]
+        epochs = [
+            {k: v for k, v in record.items() if k not in _LEFT_OUT} for record in records if record["kind"] == "epoch"
+        ]
         rows += [
             {
                 "arm": arm,
