@@ -10,9 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.utils.checkpoint import checkpoint
 
-from groupnorm import GroupNorm, norm_layer
+from groupnorm import GroupNorm, convert_, norm_layer
 from groupnorm.errors import (
     ArgumentError,
+    ConversionError,
     DivisibilityError,
     DtypeError,
     GroupNormError,
@@ -47,6 +48,14 @@ def run_again(layer: torch.nn.Module) -> None:
 
 X = torch.zeros(2, 8, 3)
 MISTAKES = {
+    "conversion: in place of a model that is a norm": Mistake(
+        lambda: convert_(torch.nn.BatchNorm2d(8)),
+        ConversionError,
+        "the model itself is the norm",
+        "expected a model that contains it",
+        "use convert()",
+        builtin=RuntimeError,
+    ),
     "module: groups do not divide channels": Mistake(
         lambda: GroupNorm(32, 48),
         DivisibilityError,

@@ -4,6 +4,7 @@ The core imports torch alone. The experiments live in :mod:`groupnorm.lab` (``pi
 """
 
 from groupnorm import errors, functional, nn
+from groupnorm.conversion import Plan, convert, convert_, plan
 from groupnorm.nn import GroupNorm, norm_layer, set_total_steps, wire_
 from groupnorm.nn.catalog import catalog
 
@@ -11,12 +12,16 @@ __version__ = "0.1.0"
 
 __all__ = [
     "GroupNorm",
+    "Plan",
     "__version__",
     "catalog",
+    "convert",
+    "convert_",
     "errors",
     "functional",
     "nn",
     "norm_layer",
+    "plan",
     "set_total_steps",
     "wire_",
 ]

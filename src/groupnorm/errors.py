@@ -52,6 +52,10 @@ class WiringError(GroupNormError, RuntimeError):
     """A norm needs the layer before it and does not have it. Remedy: ``groupnorm.wire_(model, example)``."""
 
 
+class ConversionError(GroupNormError, RuntimeError):
+    """Norms of a model cannot be exchanged. The message names each, with a remedy."""
+
+
 class RecomputationError(GroupNormError, RuntimeError):
     """A norm that remembers past batches is run again within a backward pass (gradient checkpointing)."""
 

@@ -16,7 +16,7 @@ from torch.nn.modules.conv import _ConvNd
 from groupnorm.errors import WiringError
 from groupnorm.nn.weight_standardization import check_standardizable, is_standardized, standardize_weight_
 
-__all__ = ["NeedsConvolution", "mark_standardized", "wire_"]
+__all__ = ["NeedsConvolution", "layers_before", "mark_standardized", "wire_"]
 
 
 @runtime_checkable
@@ -67,7 +67,7 @@ def wire_(model: nn.Module, *example: Any, **options: Any) -> list[tuple[str, st
     for norm in standardized:
         _unmark(norm)
     try:
-        before = _layers_before(model, dict.fromkeys([*standardized, *attached]), lambda: model(*example, **options))
+        before = layers_before(model, dict.fromkeys([*standardized, *attached]), lambda: model(*example, **options))
         names = {module: name for name, module in model.named_modules()}
         pairs = _pairs(before, attached, names)
         layers = [layer for layer, norm in pairs if norm in standardized and not is_standardized(layer)]
@@ -85,7 +85,7 @@ def wire_(model: nn.Module, *example: Any, **options: Any) -> list[tuple[str, st
     return [(names[layer], names[norm]) for layer, norm in pairs]
 
 
-def _layers_before(
+def layers_before(
     model: nn.Module, norms: Iterable[nn.Module], run: Callable[[], object]
 ) -> dict[nn.Module, list[nn.Module | None]]:
     """The convolution or linear layer whose output each norm receives, call by call; None where it is something else.

@@ -1,0 +1,134 @@
+"""What a conversion would do, told before anything is touched."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING, Literal
+
+from groupnorm.errors import ArgumentError
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+Action = Literal["replace", "skip", "refuse"]
+
+
+@dataclass
+class Row:
+    """What happens to one norm. It may be edited before the plan is applied.
+
+    Attributes:
+        path: of the norm; its first, where it has several.
+        old: what it is.
+        action: "replace", "skip", or "refuse": a plan with refused rows is not applied.
+        new: the spec of what it becomes, without a number.
+        channels: number of channels.
+        number: of groups, examples or parts; None where the new norm has none, or its own default.
+        why: what there is to say about the number; why skipped; or why refused, and the remedy.
+        lost: what the new norm cannot keep.
+        shared: the other paths of the same module; all are replaced by one.
+        standardized: path of the convolution or linear layer whose weight is standardised; "" for none.
+    """
+
+    path: str
+    old: str
+    action: Action
+    new: str = ""
+    channels: int = 0
+    number: int | None = None
+    why: str = ""
+    lost: tuple[str, ...] = ()
+    shared: tuple[str, ...] = ()
+    standardized: str = ""
+
+    @property
+    def becomes(self) -> str:
+        """The new norm as a spec: "gn:8"."""
+        number = "" if self.number is None else f":{self.number}"
+        return f"{'ws+' if self.standardized else ''}{self.new}{number}"
+
+
+@dataclass
+class Plan:
+    """The rows of a conversion, one for each norm of the model in the order of its modules.
+
+    Attributes:
+        to: the spec asked for.
+        rows: what happens to each norm.
+
+    Example::
+
+        >>> plan = groupnorm.plan(model, "gn", sample_input=torch.randn(2, 3, 64, 64))
+        >>> print(plan)
+        >>> plan["layer1.0.bn1"].number = 8
+        >>> report = groupnorm.convert_(model, plan)
+    """
+
+    to: str
+    rows: list[Row] = field(default_factory=list)
+
+    def __getitem__(self, path: str) -> Row:
+        for row in self.rows:
+            if path == row.path or path in row.shared:
+                return row
+        raise ArgumentError(f"no norm at {path!r}; expected one of {[row.path for row in self.rows]}")
+
+    def of(self, action: Action) -> list[Row]:
+        """The rows with this action."""
+        return [row for row in self.rows if row.action == action]
+
+    def to_json(self) -> str:
+        """The plan as JSON."""
+        return json.dumps(asdict(self), indent=1)
+
+    @classmethod
+    def from_json(cls, text: str) -> Plan:
+        """The plan that :meth:`to_json` wrote."""
+        fields = json.loads(text)
+        rows = [Row(**row) for row in fields["rows"]]
+        for row in rows:
+            row.lost, row.shared = tuple(row.lost), tuple(row.shared)
+        return cls(fields["to"], rows)
+
+    @property
+    def summary(self) -> str:
+        """How many norms become what, and what all of them lose, in one line."""
+        replaced, skipped, refused = (len(self.of(action)) for action in ("replace", "skip", "refuse"))
+        parts = [f"{replaced} of {len(self.rows)} norms become {self.to}"]
+        parts += [f"{skipped} left alone"] * bool(skipped) + [f"{refused} cannot be converted"] * bool(refused)
+        lost = Counter(name for row in self.of("replace") for name in row.lost)
+        return ", ".join(parts) + "".join(f"; {count} lose {name}" for name, count in lost.items())
+
+    def cells(self) -> list[tuple[str, str, str, str]]:
+        """Path, old norm, new norm and remarks of each row, as texts."""
+        instead = {"skip": "-", "refuse": "refused"}
+        return [
+            (
+                " = ".join((row.path or "(the model)", *row.shared)),
+                row.old,
+                instead.get(row.action, row.becomes),
+                row.why,
+            )
+            for row in self.rows
+        ]
+
+    def __str__(self) -> str:
+        rows = [("path", "norm", "becomes", "remark"), *self.cells()]
+        widths = [max(len(row[column]) for row in rows) for column in range(3)]
+        lines = ["  ".join((*(t.ljust(w) for t, w in zip(row, widths, strict=False)), row[3])).rstrip() for row in rows]
+        return "\n".join([self.summary, "", *lines])
+
+    def __rich__(self) -> Table:
+        from rich import box
+        from rich.table import Table
+        from rich.text import Text
+
+        table = Table(title=self.summary, box=box.SIMPLE_HEAD, title_justify="left")
+        for name in ("path", "norm", "becomes", "remark"):
+            table.add_column(name, overflow="fold")
+        styles = {"replace": "", "skip": "dim", "refuse": "bold red"}
+        for row, cells in zip(self.rows, self.cells(), strict=True):
+            table.add_row(*(Text(cell) for cell in cells), style=styles[row.action])
+        return table

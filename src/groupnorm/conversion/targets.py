@@ -1,0 +1,88 @@
+"""From a norm and a row of the catalog to the norm in its place, with the same parameters."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor, nn
+from torch.nn.utils import parametrize
+
+from groupnorm.conversion.followed import follow_
+from groupnorm.conversion.rules import Facts
+from groupnorm.nn.norm import Norm
+
+RUNNING = ("running_mean", "running_var", "num_batches_tracked")
+_BATCH_NORMS = {2: nn.BatchNorm1d, 3: nn.BatchNorm1d, 4: nn.BatchNorm2d, 5: nn.BatchNorm3d}
+
+
+def build(row: Norm, number: int | None, old: nn.Module, known: Facts, rank: int | None) -> nn.Module:
+    """The norm of ``row`` in the place of ``old``, which stays as it is.
+
+    The parameters are the very objects of the old norm where both have them, so that optimisers keep them; a scale that
+    was a buffer becomes a parameter that does not learn. What only the new norm has starts as in a new layer.
+
+    Args:
+        row: of the catalog.
+        number: of groups, examples or parts; None: the row's own.
+        old: the norm.
+        known: what is known of it.
+        rank: of its input; None: not known.
+    """
+    weight = _original(old, "weight")
+    place: dict[str, Any] = {"eps": known.eps}
+    for tensor in (weight, *old.buffers(recurse=False)):
+        if tensor is not None and tensor.is_floating_point():
+            place |= {"device": tensor.device, "dtype": tensor.dtype}
+            break
+    if row.spec == "bn":
+        kind = _BATCH_NORMS[known.rank or rank or 4]
+        new: nn.Module = kind(known.channels, affine=weight is not None, **place)
+    else:
+        assert row.make is not None
+        place["affine"] = weight is not None
+        if row.activates:
+            place["activation"] = False  # the model's own follows
+        new = row.make(known.channels, row.resolve(known.channels, number), **place)
+    for name in ("weight", "bias"):
+        _move(old, new, name, known.frozen)
+    for name in RUNNING:
+        if (tensor := old._buffers.get(name)) is not None and name in new._buffers:
+            new._buffers[name] = tensor
+    if hasattr(old, "momentum") and hasattr(new, "momentum"):
+        new.momentum = old.momentum
+    children = [(name, child) for name in known.after if (child := old._modules.get(name)) is not None]
+    if known.activation not in (None, "own"):
+        if hasattr(new, "activation") and row.spec in ("gn", "ln", "in"):
+            vars(new)["activation"] = known.activation
+        else:
+            children.append(("act", _ACTIVATIONS[known.activation]()))
+    return follow_(new, children).train(old.training)
+
+
+_ACTIVATIONS: dict[str | None, type[nn.Module]] = {"relu": nn.ReLU, "silu": nn.SiLU, "gelu": nn.GELU}
+
+
+def _move(old: nn.Module, new: nn.Module, name: str, frozen: bool) -> None:
+    """Give ``new`` the parameter that ``old`` has under a name, or none if it has none."""
+    tensor = _original(old, name)
+    if name not in new._parameters:
+        return
+    if tensor is None:
+        new._parameters[name] = None
+    elif parametrize.is_parametrized(old, name):
+        new._parameters[name] = nn.Parameter(tensor.detach().clone(), tensor.requires_grad)
+        for step in old.parametrizations[name]:  # type: ignore[index]
+            parametrize.register_parametrization(new, name, step, unsafe=True)
+        new.parametrizations[name].original = tensor  # type: ignore[index,union-attr]
+    elif isinstance(tensor, nn.Parameter):
+        new._parameters[name] = tensor
+    else:
+        new._parameters[name] = nn.Parameter(tensor, requires_grad=not frozen)
+
+
+def _original(module: nn.Module, name: str) -> Tensor | None:
+    """A parameter or buffer, that under the parametrization where there is one."""
+    if parametrize.is_parametrized(module, name):
+        tensor: Tensor = module.parametrizations[name].original  # type: ignore[index,union-attr]
+        return tensor
+    return module._parameters.get(name, module._buffers.get(name))
