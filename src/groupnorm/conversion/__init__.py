@@ -1,12 +1,25 @@
 """Any model's norms turned into others: a plan, the conversion after it, and the way back."""
 
+from groupnorm.conversion.calibrate import Calibration, calibrate_
 from groupnorm.conversion.convert import NothingConvertedWarning, convert, convert_
 from groupnorm.conversion.plan import Plan, Row
 from groupnorm.conversion.planning import plan
 from groupnorm.conversion.report import Report
 from groupnorm.conversion.rules import Facts, rule
 
-__all__ = ["Facts", "NothingConvertedWarning", "Plan", "Report", "Row", "convert", "convert_", "plan", "rule"]
+__all__ = [
+    "Calibration",
+    "Facts",
+    "NothingConvertedWarning",
+    "Plan",
+    "Report",
+    "Row",
+    "calibrate_",
+    "convert",
+    "convert_",
+    "plan",
+    "rule",
+]
 
 convert.rule = rule  # type: ignore[attr-defined]
 convert.Facts = Facts  # type: ignore[attr-defined]

@@ -1,0 +1,229 @@
+"""A converted model fitted to its original: least squares against their definition, sums, and real accuracy."""
+
+import copy
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+import groupnorm
+from groupnorm.conversion.calibrate import RIDGE
+from groupnorm.conversion.least_squares import ChannelFit
+from groupnorm.errors import ArgumentError, ConversionError
+from groupnorm.lab.data import load
+from groupnorm.lab.models.small_resnet import resnet_tiny
+
+
+@pytest.fixture(autouse=True)
+def seeded():
+    torch.manual_seed(0)
+
+
+def randomised(model):
+    """The model in float64 with random scales, shifts and running statistics."""
+    for module in model.double().modules():
+        for name in ("weight", "bias", "running_mean"):
+            tensor = getattr(module, name, None)
+            if isinstance(tensor, torch.Tensor) and not isinstance(module, nn.Conv2d | nn.Linear):
+                nn.init.normal_(tensor)
+        if isinstance(getattr(module, "running_var", None), torch.Tensor):
+            nn.init.uniform_(module.running_var, 0.5, 2)
+    return model
+
+
+def batches(count=4, size=6):
+    return [torch.randn(size, 3, 8, 8, dtype=torch.float64) for _ in range(count)]
+
+
+def plain():
+    return randomised(nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU()))
+
+
+def test_scale_and_shift_are_the_least_squares_of_all_batches():
+    model, data = plain().eval(), batches()
+    new = groupnorm.convert(model, "gn:2")
+    result = groupnorm.calibrate_(new, model, data)
+    a = F.group_norm(model[0](torch.cat(data)), 2, eps=model[1].eps)
+    t = model[1](model[0](torch.cat(data))).detach()
+    a, left = a.detach(), 0.0
+    for channel in range(8):
+        ones = torch.stack([a[:, channel].flatten(), torch.ones_like(a[:, channel].flatten())], 1)
+        solution = torch.linalg.lstsq(ones, t[:, channel].flatten()[:, None]).solution[:, 0]
+        left += float((t[:, channel].flatten() - ones @ solution).square().sum())
+        torch.testing.assert_close(torch.stack([new[1].weight[channel], new[1].bias[channel]]), solution)
+    whole = float((t - t.mean((0, 2, 3), keepdim=True)).square().sum())
+    assert result.unexplained == {"1": pytest.approx(left / whole)}
+
+
+@pytest.mark.parametrize("passes", [1, 3])
+def test_what_the_new_norms_can_give_is_given(passes):
+    """The second layer is fitted to what the first gives once it is fitted."""
+    original = randomised(
+        nn.Sequential(nn.Conv2d(3, 8, 3), nn.GroupNorm(2, 8), nn.ReLU(), nn.Conv2d(8, 8, 3), nn.GroupNorm(4, 8))
+    ).eval()
+    new = copy.deepcopy(original)
+    new[1], new[4] = groupnorm.GroupNorm(2, 8).double(), groupnorm.GroupNorm(4, 8).double()
+    data = batches()
+    result = groupnorm.calibrate_(new, original, data, passes=passes)
+    torch.testing.assert_close(new(data[0]), original(data[0]))
+    assert max(result.unexplained.values()) < 1e-9
+
+
+class Branches(nn.Module):
+    """Two branches that are added in one of several ways."""
+
+    def __init__(self, add):
+        super().__init__()
+        self.left = nn.Sequential(nn.Conv2d(3, 8, 1), nn.BatchNorm2d(8))
+        self.right = nn.Sequential(nn.Conv2d(3, 8, 1), nn.BatchNorm2d(8))
+        self.add = add
+
+    def forward(self, x):
+        return torch.relu(self.add(self.left(x), self.right(x)))
+
+
+def in_place(a, b):
+    a += b
+    return a
+
+
+def other_in_place(a, b):
+    b += a
+    return b
+
+
+SUMS = {
+    "+": lambda a, b: a + b,
+    "add": torch.add,
+    "method": lambda a, b: a.add(b),
+    "in place": in_place,
+    "other in place": other_in_place,
+    "add_": lambda a, b: a.add_(b),
+}
+
+
+@pytest.mark.parametrize("name", SUMS)
+def test_the_last_branch_makes_good_what_the_first_has_wrong(name):
+    model, data = randomised(Branches(SUMS[name])).eval(), batches(1, 24)
+    new = groupnorm.convert(model, "gn:2")
+    result = groupnorm.calibrate_(new, model, data)
+    assert set(result.unexplained) == {"left.1", "right.1", "right.1 in a sum"}
+    x = torch.cat(data)
+    wanted = model.left(x) + model.right(x) - new.left(x)
+    fit = ChannelFit(8, x.device)
+    fit.add(F.group_norm(new.right[0](x), 2, eps=1e-5), wanted)
+    torch.testing.assert_close((new.right[1].weight, new.right[1].bias), fit.solve(1.0))
+    alone = ChannelFit(8, x.device)
+    alone.add(F.group_norm(new.left[0](x), 2, eps=1e-5), model.left(x))
+    torch.testing.assert_close((new.left[1].weight, new.left[1].bias), alone.solve(1.0))
+
+
+def test_a_sum_of_what_an_activation_changed_in_place_is_not_that_of_the_norm():
+    model = randomised(Branches(lambda a, b: a + F.relu(b, inplace=True))).eval()
+    result = groupnorm.calibrate_(groupnorm.convert(model, "gn:2"), model, batches())
+    assert set(result.unexplained) == {"left.1", "right.1", "left.1 in a sum"}
+
+
+def test_linear_layers_are_changed_by_ridge_regression():
+    model = randomised(
+        nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Flatten(), nn.Linear(288, 5))
+    ).eval()
+    data = batches(8)
+    new = groupnorm.convert(model, "gn:2")
+    groupnorm.calibrate_(new, model, data, linear=False)
+    features = torch.cat([new[:4](batch) for batch in data])
+    inputs = torch.cat([features, torch.ones(len(features), 1)], 1)
+    gram = inputs.T @ inputs
+    pull = RIDGE * gram.diagonal().mean() * torch.eye(289)
+    change = torch.linalg.solve(gram + pull, inputs.T @ (torch.cat([model(b) for b in data]) - new[4](features)))
+    weight, bias = new[4].weight + change[:-1].T, new[4].bias + change[-1]
+    again = groupnorm.convert(model, "gn:2")
+    groupnorm.calibrate_(again, model, data)
+    torch.testing.assert_close(again[4].weight, weight)
+    torch.testing.assert_close(again[4].bias, bias)
+    assert torch.equal(model[4].weight, groupnorm.convert(model, "gn:2")[4].weight)
+
+
+@pytest.mark.parametrize("kind", ["BatchNormAct2d", "FrozenBatchNormAct2d", "GroupNormAct"])
+def test_norms_are_fitted_before_their_activation(kind):
+    import timm.layers.norm_act as norms
+
+    options = {"num_groups": 4} if kind == "GroupNormAct" else {}
+    old = getattr(norms, kind)(8, act_layer=nn.SiLU, **options)
+    model = randomised(nn.Sequential(nn.Conv2d(3, 8, 3), old)).eval()
+    new, data = groupnorm.convert(model, "gn:2"), batches()
+    groupnorm.calibrate_(new, model, data)
+    old.act = nn.Identity()
+    fit = ChannelFit(8, data[0].device)
+    fit.add(F.group_norm(model[0](torch.cat(data)), 2, eps=1e-5), model(torch.cat(data)))
+    torch.testing.assert_close((new[1].weight, new[1].bias), fit.solve(1.0))
+
+
+def test_modes_hooks_and_the_original_stay_and_undo_gives_back_every_bit():
+    model = randomised(nn.Sequential(plain(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 2)))
+    new = groupnorm.convert(model, "gn:2").train()
+    new[0][0].eval()
+    states = [copy.deepcopy(m.state_dict()) for m in (model, new)]
+    done = []
+    result = groupnorm.calibrate_(new, model, [(x, None) for x in batches(3)], progress=done.append)
+    assert done == list(range(1, 10))
+    assert [m.training for m in new.modules()] == [True, True, False, True, True, True, True, True]
+    assert model.training
+    assert not any(m._forward_hooks for m in (*new.modules(), *model.modules()))
+    assert all(p.grad is None and p.requires_grad for p in new.parameters())
+    assert all(torch.equal(states[0][k], v) for k, v in model.state_dict().items())
+    assert not torch.equal(states[1]["3.weight"], new[3].weight)
+    result.undo()
+    assert all(torch.equal(states[1][k], v) for k, v in new.state_dict().items())
+
+
+def test_a_channel_that_is_constant_gets_the_mean():
+    model = plain().eval()
+    with torch.no_grad():
+        model[0].weight[:4] = 0
+        model[0].bias[:4] = 0  # all of the first group
+    new, data = groupnorm.convert(model, "gn:2"), batches()
+    groupnorm.calibrate_(new, model, data)
+    torch.testing.assert_close(new(data[0])[:, :4], model(data[0])[:, :4])
+    assert new[1].weight.isfinite().all()
+
+
+def test_what_cannot_be_fitted_is_told():
+    model = plain()
+    with pytest.raises(ArgumentError, match="data has no batches; expected some inputs"):
+        groupnorm.calibrate_(groupnorm.convert(model), model, [])
+    with pytest.raises(ArgumentError, match="passes=0; expected at least 1"):
+        groupnorm.calibrate_(groupnorm.convert(model), model, batches(), passes=0)
+    with pytest.raises(ConversionError, match=r"no norms to fit; expected a model and what groupnorm\.convert\(\)"):
+        groupnorm.calibrate_(model, model, batches())
+    with pytest.raises(ConversionError, match="BatchRenorm has statistics of batches: recompute those"):
+        groupnorm.calibrate_(groupnorm.convert(model, "brn"), model, batches())
+    bare = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8, affine=False), nn.BatchNorm2d(8)).double()
+    result = groupnorm.calibrate_(groupnorm.convert(bare), bare, batches())
+    assert result.left == {"1": "GroupNorm has no scale and shift to fit"}
+
+
+def test_a_network_on_digits_keeps_its_accuracy_without_training():
+    """Within 4 points of the batch norm network, where copied scales and shifts are useless."""
+    digits = load("digits")
+    model = resnet_tiny(groupnorm.norm_layer("bn"), 1, 10)
+    optimizer = torch.optim.SGD(model.parameters(), 0.1, momentum=0.9)
+    images, labels = digits.batch(digits.train_images), digits.train_labels
+    for _ in range(3):
+        for chosen in torch.randperm(len(images)).split(32):
+            optimizer.zero_grad()
+            F.cross_entropy(model(images[chosen]), labels[chosen]).backward()
+            optimizer.step()
+
+    def error(network):
+        wrong = network.eval()(digits.batch(digits.val_images)).argmax(1) != digits.val_labels
+        return 100 * float(wrong.double().mean())
+
+    original = error(model)
+    copied = groupnorm.convert(model, "gn:4")
+    calibrated = copy.deepcopy(copied)
+    groupnorm.calibrate_(calibrated, model, images[:512].split(64))
+    assert original < 10
+    assert error(copied) > original + 20
+    assert error(calibrated) < original + 4
