@@ -284,6 +284,14 @@ def test_optimizers_get_what_only_the_new_norm_has_and_drop_what_only_the_old_on
     assert any(p is switched[1].mean_weight for p in optimizer.param_groups[0]["params"])
 
 
+def test_new_parameters_without_a_group_are_told():
+    model = network(affine=False)
+    report = groupnorm.convert_(model, "frn", optimizer=torch.optim.SGD(model.parameters(), 0.1))
+    assert report.notes[0] == (
+        "1 has new parameters ['learned_eps'], and no optimizer has any of the old norm: use add_param_group()"
+    )
+
+
 def test_undo_gives_back_the_values_of_before_and_once():
     model = network()
     weight = model[1].weight.detach().clone()

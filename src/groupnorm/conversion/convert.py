@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import warnings
 from collections.abc import Iterable
+from functools import partial
 from typing import Any, TypeVar
 
 import torch
@@ -17,7 +18,7 @@ from groupnorm.conversion.probe import Seen, probe
 from groupnorm.conversion.report import Report
 from groupnorm.conversion.rules import facts
 from groupnorm.conversion.sites import Site, sites
-from groupnorm.conversion.surgery import Undo, exchange_, rebind_, references
+from groupnorm.conversion.surgery import exchange_, rebind_, references
 from groupnorm.conversion.targets import build
 from groupnorm.conversion.wrapped import check_bare
 from groupnorm.errors import ArgumentError, ConversionError, DivisibilityError
@@ -126,7 +127,7 @@ def convert_(
     optimizers = [optimizer] if isinstance(optimizer, torch.optim.Optimizer) else list(optimizer or ())
     try:
         for row in rows:
-            report._undo += _carry_out(row, found, seen[found[row.path].module], optimizers)
+            _carry_out(row, found, seen[found[row.path].module], optimizers, report)
     except BaseException:
         for step in reversed(report._undo):
             step()
@@ -134,8 +135,10 @@ def convert_(
     return report
 
 
-def _carry_out(row: Row, found: dict[str, Site], seen: Seen, optimizers: list[torch.optim.Optimizer]) -> list[Undo]:
-    """One row; returns the way back."""
+def _carry_out(
+    row: Row, found: dict[str, Site], seen: Seen, optimizers: list[torch.optim.Optimizer], report: Report
+) -> None:
+    """One row; the report gets each step back as it is done."""
     site = found[row.path]
     known = facts(site.module)
     assert known is not None
@@ -144,17 +147,19 @@ def _carry_out(row: Row, found: dict[str, Site], seen: Seen, optimizers: list[to
         if seen.before is None:
             raise ConversionError(f"{row.path} needs the convolution before it; expected sample_input= to find it by")
         new.attach(seen.before)
-    undo = [exchange_(site, new)]
-    undo += [rebind_(optimizer, site.module, new) for optimizer in optimizers]
+    report._undo.append(exchange_(site, new))
+    report._undo += [rebind_(optimizer, site.module, new) for optimizer in optimizers]
+    owned = {id(p) for optimizer in optimizers for group in optimizer.param_groups for p in group["params"]}
+    olds = {id(p) for p in site.module.parameters()}
+    strays = [name for name, p in new.named_parameters() if optimizers and id(p) not in owned | olds]
+    if strays:
+        report.notes.append(
+            f"{row.path} has new parameters {strays}, and no optimizer has any of the old norm: use add_param_group()"
+        )
     if row.standardized:
         layer = found[row.standardized].module
         standardize_weight_(layer)
-        undo.append(lambda: void(unstandardize_weight_(layer, fold=False)))
-    return undo
-
-
-def void(_: object) -> None:
-    """Nothing, of anything."""
+        report._undo.append(partial(unstandardize_weight_, layer, fold=False))
 
 
 def _check(made: Plan, found: dict[str, Site]) -> None:

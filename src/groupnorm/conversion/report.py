@@ -21,7 +21,7 @@ class Report:
 
     plan: Plan
     notes: list[str] = field(default_factory=list)
-    _undo: list[Callable[[], None]] = field(default_factory=list, repr=False)
+    _undo: list[Callable[[], object]] = field(default_factory=list, repr=False)
     _undone: bool = field(default=False, repr=False)
 
     @property

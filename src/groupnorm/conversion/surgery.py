@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from groupnorm.conversion.sites import Site
 
-Undo = Callable[[], None]
+Undo = Callable[[], object]
 
 
 def exchange_(site: Site, new: nn.Module) -> Undo:
