@@ -4,7 +4,7 @@ The core imports torch alone. The experiments live in :mod:`groupnorm.lab` (``pi
 """
 
 from groupnorm import errors, functional, nn
-from groupnorm.conversion import Plan, calibrate_, convert, convert_, plan
+from groupnorm.conversion import Plan, calibrate_, convert, convert_, load_checkpoint_, plan
 from groupnorm.nn import GroupNorm, norm_layer, set_total_steps, wire_
 from groupnorm.nn.catalog import catalog
 
@@ -20,6 +20,7 @@ __all__ = [
     "convert_",
     "errors",
     "functional",
+    "load_checkpoint_",
     "nn",
     "norm_layer",
     "plan",

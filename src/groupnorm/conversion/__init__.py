@@ -1,6 +1,7 @@
 """Any model's norms turned into others: a plan, the conversion after it, and the way back."""
 
 from groupnorm.conversion.calibrate import Calibration, calibrate_
+from groupnorm.conversion.checkpoint import Loaded, load_checkpoint_
 from groupnorm.conversion.convert import NothingConvertedWarning, convert, convert_
 from groupnorm.conversion.plan import Plan, Row
 from groupnorm.conversion.planning import plan
@@ -10,6 +11,7 @@ from groupnorm.conversion.rules import Facts, rule
 __all__ = [
     "Calibration",
     "Facts",
+    "Loaded",
     "NothingConvertedWarning",
     "Plan",
     "Report",
@@ -17,6 +19,7 @@ __all__ = [
     "calibrate_",
     "convert",
     "convert_",
+    "load_checkpoint_",
     "plan",
     "rule",
 ]
