@@ -4,7 +4,15 @@ The core imports torch alone. The experiments live in :mod:`groupnorm.lab` (``pi
 """
 
 from groupnorm import errors, functional, nn
-from groupnorm.conversion import Plan, calibrate_, convert, convert_, load_checkpoint_, plan
+from groupnorm.conversion import (
+    Plan,
+    calibrate_,
+    convert,
+    convert_,
+    load_checkpoint_,
+    plan,
+    recompute_statistics_,
+)
 from groupnorm.nn import GroupNorm, norm_layer, set_total_steps, wire_
 from groupnorm.nn.catalog import catalog
 
@@ -24,6 +32,7 @@ __all__ = [
     "nn",
     "norm_layer",
     "plan",
+    "recompute_statistics_",
     "set_total_steps",
     "wire_",
 ]

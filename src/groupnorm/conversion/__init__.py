@@ -5,6 +5,7 @@ from groupnorm.conversion.checkpoint import Loaded, load_checkpoint_
 from groupnorm.conversion.convert import NothingConvertedWarning, convert, convert_
 from groupnorm.conversion.plan import Plan, Row
 from groupnorm.conversion.planning import plan
+from groupnorm.conversion.population import recompute_statistics_
 from groupnorm.conversion.report import Report
 from groupnorm.conversion.rules import Facts, rule
 
@@ -21,6 +22,7 @@ __all__ = [
     "convert_",
     "load_checkpoint_",
     "plan",
+    "recompute_statistics_",
     "rule",
 ]
 

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from groupnorm.conversion.least_squares import ChannelFit, LinearFit
-from groupnorm.conversion.probe import run
+from groupnorm.conversion.probe import evaluating, inputs_of, run
 from groupnorm.conversion.rules import Facts, facts
 from groupnorm.conversion.watch import Call, Watch
 from groupnorm.errors import ArgumentError, ConversionError
@@ -95,20 +94,20 @@ def calibrate_(
         result._before += [(p, p.detach().clone()) for p in module.parameters(recurse=False)]
     fits: dict[str, ChannelFit] = {}
     done = 0
-    with torch.no_grad(), _evaluating(converted), _evaluating(original):
+    with torch.no_grad(), evaluating(converted), evaluating(original):
         for _ in range(passes):
             for fit in fits.values():
                 fit.turn()
             for number, batch in enumerate(batches, start=1):
                 with _Targets(olds) as targets:
-                    run(original, _inputs(batch, original))
+                    run(original, inputs_of(batch, original))
                 with _Fitting(news, targets, fits, number / len(batches)):
-                    run(converted, _inputs(batch, converted))
+                    run(converted, inputs_of(batch, converted))
                 progress(done := done + 1)
         if linears:
             changes = {path: LinearFit(new.weight, new.bias, RIDGE) for path, (new, _) in linears.items()}
             for batch in batches:
-                _count(changes, linears, converted, original, _inputs(batch, converted))
+                _count(changes, linears, converted, original, inputs_of(batch, converted))
                 progress(done := done + 1)
             for change in changes.values():
                 change.apply()
@@ -247,22 +246,3 @@ def _count(
     finally:
         for hook in hooks:
             hook.remove()
-
-
-def _inputs(batch: Any, model: nn.Module) -> Any:
-    """The inputs of a batch, on the device of the model."""
-    x = batch[0] if isinstance(batch, (tuple, list)) else batch
-    device = next(model.parameters()).device
-    return x.to(device) if isinstance(x, Tensor) else x
-
-
-@contextmanager
-def _evaluating(model: nn.Module) -> Iterator[None]:
-    """The model in evaluation mode, and afterwards each module in its own."""
-    modes = {module: module.training for module in model.modules()}
-    model.eval()
-    try:
-        yield
-    finally:
-        for module, mode in modes.items():
-            module.training = mode
