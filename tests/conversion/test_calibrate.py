@@ -70,6 +70,16 @@ def test_what_the_new_norms_can_give_is_given(passes):
     assert max(result.unexplained.values()) < 1e-9
 
 
+def test_a_group_norm_with_other_groups_is_fitted_too():
+    original = randomised(nn.Sequential(nn.Conv2d(3, 8, 3), groupnorm.GroupNorm(4, 8, activation="silu"))).eval()
+    new, data = groupnorm.convert(original, "gn:2"), batches()
+    groupnorm.calibrate_(new, original, data)
+    x = original[0](torch.cat(data))
+    fit = ChannelFit(8, x.device)
+    fit.add(F.group_norm(x, 2, eps=1e-5), F.group_norm(x, 4, original[1].weight, original[1].bias, 1e-5))
+    torch.testing.assert_close((new[1].weight, new[1].bias), fit.solve(1.0))
+
+
 class Branches(nn.Module):
     """Two branches that are added in one of several ways."""
 

@@ -359,8 +359,6 @@ def test_a_failure_half_way_leaves_the_model_as_it_was(monkeypatch):
         done.append(1)
         return build(*arguments)
 
-    from groupnorm.conversion import convert as _  # noqa: F401
-
     module = sys.modules["groupnorm.conversion.convert"]
     build = module.build
     monkeypatch.setattr(module, "build", failing)

@@ -64,8 +64,8 @@ def calibrate_(
         converted: a model from :func:`groupnorm.convert`, whose norms are group, layer, instance, RMS or filter
             response norms.
         original: the model it came from.
-        data: batches of inputs, or of tuples that begin with the inputs. It is iterated over ``passes`` times, and once
-            more for the linear layers; a few hundred images are enough.
+        data: batches of inputs, or of tuples that begin with the inputs; a few hundred images are enough. They are held
+            in memory, and used ``passes`` times and once more for the linear layers.
         passes: over the data for the norms. Default: 2.
         linear: fit the linear layers, too. Default: True.
         progress: called after each batch with the number of batches done.
@@ -130,7 +130,9 @@ def _norms(
     news: dict[str, nn.Module] = {}
     for path, new in converted.named_modules():
         old = all_olds.get(path)
-        if old is None or type(old) is type(new) or facts(new) is None or facts(old) is None:
+        if old is None or facts(new) is None or facts(old) is None:
+            continue
+        if type(old) is type(new) and old.extra_repr() == new.extra_repr():  # with other groups it is another norm
             continue
         if not isinstance(new, (GroupNorm, SampleNorm)):
             left[path] = f"{type(new).__name__} has statistics of batches: recompute those instead"
