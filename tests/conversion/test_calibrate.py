@@ -170,6 +170,19 @@ def test_norms_are_fitted_before_their_activation(kind):
     torch.testing.assert_close((new[1].weight, new[1].bias), fit.solve(1.0))
 
 
+def test_a_batch_norm_without_running_statistics_is_fitted_before_its_activation():
+    import timm.layers.norm_act as norms
+
+    old = norms.BatchNormAct2d(8, act_layer=nn.SiLU, track_running_stats=False)
+    model = randomised(nn.Sequential(nn.Conv2d(3, 8, 3), old)).eval()
+    new, data = groupnorm.convert(model, "gn:2"), batches(1)
+    groupnorm.calibrate_(new, model, data)
+    old.act = nn.Identity()
+    fit = ChannelFit(8, data[0].device)
+    fit.add(F.group_norm(model[0](data[0]), 2, eps=1e-5), model(data[0]))
+    torch.testing.assert_close((new[1].weight, new[1].bias), fit.solve(1.0))
+
+
 def test_modes_hooks_and_the_original_stay_and_undo_gives_back_every_bit():
     model = randomised(nn.Sequential(plain(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 2)))
     new = groupnorm.convert(model, "gn:2").train()
@@ -209,6 +222,8 @@ def test_what_cannot_be_fitted_is_told():
         groupnorm.calibrate_(model, model, batches())
     with pytest.raises(ConversionError, match="BatchRenorm has statistics of batches: recompute those"):
         groupnorm.calibrate_(groupnorm.convert(model, "brn"), model, batches())
+    with pytest.raises(ArgumentError, match="converted model is on meta and the original on cpu; expected both on one"):
+        groupnorm.calibrate_(groupnorm.convert(model).to("meta"), model, batches())
     bare = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8, affine=False), nn.BatchNorm2d(8)).double()
     result = groupnorm.calibrate_(groupnorm.convert(bare), bare, batches())
     assert result.left == {"1": "GroupNorm has no scale and shift to fit"}

@@ -74,7 +74,7 @@ def calibrate_(
         What is left unexplained of each norm, and ``undo()``.
 
     Raises:
-        ArgumentError: no data, or ``passes`` below 1.
+        ArgumentError: no data, ``passes`` below 1, or models on two devices.
         ConversionError: the models have no norms at the same paths that differ.
 
     Example::
@@ -87,6 +87,7 @@ def calibrate_(
     batches = data if isinstance(data, (list, tuple)) else list(data)
     if not batches:
         raise ArgumentError("data has no batches; expected some inputs of the model, a few hundred images")
+    _check_devices(converted, original)
     result = Calibration()
     olds, news = _norms(converted, original, result.left)
     linears = _linears(converted, original) if linear else {}
@@ -113,6 +114,15 @@ def calibrate_(
                 change.apply()
     result.unexplained = {name: fit.unexplained() for name, fit in fits.items()}
     return result
+
+
+def _check_devices(converted: nn.Module, original: nn.Module) -> None:
+    devices = [str(next(model.parameters()).device) for model in (converted, original)]
+    if devices[0] != devices[1]:
+        raise ArgumentError(
+            f"the converted model is on {devices[0]} and the original on {devices[1]}; expected both on one device: "
+            f"move one with .to()"
+        )
 
 
 def _norms(
@@ -212,7 +222,8 @@ def _unactivated(norm: Any, x: Tensor, known: Facts) -> Tensor:
     """The output of a norm of another library before its activation, in evaluation."""
     if known.spec == "gn":
         return F.group_norm(x, norm.num_groups, norm.weight, norm.bias, norm.eps)
-    return F.batch_norm(x, norm.running_mean, norm.running_var, norm.weight, norm.bias, False, 0.0, norm.eps)
+    of_batch = norm.running_mean is None
+    return F.batch_norm(x, norm.running_mean, norm.running_var, norm.weight, norm.bias, of_batch, 0.0, norm.eps)
 
 
 def _linears(converted: nn.Module, original: nn.Module) -> dict[str, tuple[nn.Linear, nn.Linear]]:

@@ -58,9 +58,7 @@ def convert(
 
         >>> model = groupnorm.convert(torchvision.models.resnet50(weights="DEFAULT"), "gn")
     """
-    made = to if isinstance(to, Plan) else plan(model, to, groups=groups, where=where, sample_input=sample_input)
-    if isinstance(to, Plan) and (groups is not None or where is not None):
-        raise ArgumentError("a plan and groups= or where=; expected the plan alone: edit it")
+    made = _planned(model, to, groups, where, sample_input)
     if made.rows and made.rows[0].path == "" and made.rows[0].action == "replace":
         holder = nn.Sequential(_copy(model))
         inner = Plan(made.to, [_moved(row, "0") for row in made.rows])
@@ -105,13 +103,7 @@ def convert_(
         >>> report = groupnorm.convert_(model, "ws+gn", sample_input=images, optimizer=optimizer)
         >>> report.undo()
     """
-    if isinstance(to, Plan):
-        if groups is not None or where is not None:
-            raise ArgumentError("a plan and groups= or where=; expected the plan alone: edit it")
-        check_bare(model)
-        made = copy.deepcopy(to)
-    else:
-        made = plan(model, to, groups=groups, where=where, sample_input=sample_input)
+    made = _planned(model, to, groups, where, sample_input)
     found = {site.path: site for site in sites(model)}
     _check(made, found)
     rows = made.of("replace")
@@ -133,6 +125,16 @@ def convert_(
             step()
         raise
     return report
+
+
+def _planned(model: nn.Module, to: str | Plan, groups: Groups, where: Where, sample_input: Any) -> Plan:
+    """The plan that is asked for: a new one, or a copy of the one given, which is the caller's to edit."""
+    if not isinstance(to, Plan):
+        return plan(model, to, groups=groups, where=where, sample_input=sample_input)
+    if groups is not None or where is not None:
+        raise ArgumentError("a plan and groups= or where=; expected the plan alone: edit it")
+    check_bare(model)
+    return copy.deepcopy(to)
 
 
 def _carry_out(

@@ -17,12 +17,14 @@ class Followed:
 def follow_(norm: nn.Module, children: Sequence[tuple[str, nn.Module]]) -> nn.Module:
     """Let ``norm`` apply these children to its output, in this order; its own names and parameters stay.
 
-    Its class becomes a subclass of its own, so that ``isinstance`` holds; it can be copied and pickled.
+    A child whose name means something else to ``norm`` gets an underscore after it. The class of ``norm`` becomes a
+    subclass of its own, so that ``isinstance`` holds; it can be copied and pickled.
     """
     if children:
+        named = {f"{name}_" if hasattr(norm, name) else name: child for name, child in children}
         norm.__class__ = _followed(type(norm))
-        norm.after = tuple(name for name, _ in children)  # type: ignore[assignment]
-        for name, child in children:
+        norm.after = tuple(named)  # type: ignore[assignment]
+        for name, child in named.items():
             norm.add_module(name, child)
     return norm
 

@@ -140,10 +140,13 @@ def _fill(row: Row, spec: Spec, groups: Groups, known: Facts, seen: Seen) -> Non
     in_groups = _groups(target.spec, row.number, known.channels)
     if in_groups and seen.positions is not None and known.channels // in_groups * seen.positions == 1:
         row.action = "refuse"
-        remedy = f"groups={{{row.path!r}: 1}}" if target.number else "'gn'"
+        if known.channels == 1:
+            remedy = "give a larger sample_input, if the model is meant for one"
+        else:
+            remedy = f"use groups={{{row.path!r}: 1}} for it" if target.number else "use 'gn' for it"
         row.why = (
             f"{in_groups} groups of {known.channels} channels at 1 position have 1 element each, and the output would "
-            f"be the bias whatever the input; expected at least 2: use {remedy} for it, or leave it out with where="
+            f"be the bias whatever the input; expected at least 2: {remedy}, or leave it out with where="
         )
 
 
@@ -153,7 +156,7 @@ def _already(row: Row, spec: Spec, old: nn.Module, known: Facts) -> str:
     sample = old._buffers.get("running_mean") is None  # an instance norm may evaluate with running statistics
     if had and sample and had == _groups(spec.row.spec, row.number, row.channels):
         return f"has {had} groups already"
-    if known.spec == spec.row.spec and not had and not known.frozen and row.number in (None, known.number):
+    if known.spec == spec.row.spec and not had and row.number in (None, known.number):
         return f"is {known.spec} already"
     return ""
 

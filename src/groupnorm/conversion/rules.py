@@ -82,15 +82,21 @@ def facts(module: nn.Module) -> Facts | None:
     known = _RULES.get(_name(kind))
     if known is not None:
         return replace(known(module), after=after) if after else known(module)
-    if isinstance(module, (_BatchNorm, _InstanceNorm, nn.GroupNorm)) or _SOUNDS_LIKE.search(kind.__name__):
+    if isinstance(module, _TORCH) or (_SOUNDS_LIKE.search(kind.__name__) and not _wraps(module)):
         raise ArgumentError(
             f"{kind.__module__}.{kind.__qualname__} is a norm that no rule knows; expected one of torch, torchvision, "
-            f"timm or groupnorm: tell what it does with @groupnorm.convert.rule({kind.__name__}), or leave it out with "
-            f"where="
+            f"timm, transformers or groupnorm: tell what it does with @groupnorm.convert.rule({kind.__name__}), or "
+            f"leave it out with where="
         )
     return None
 
 
+def _wraps(module: nn.Module) -> bool:
+    """Whether a module that is called a norm only calls one of torch within it, which is found by itself."""
+    return any(isinstance(child, _TORCH) for child in module.modules())
+
+
+_TORCH = (_BatchNorm, _InstanceNorm, nn.GroupNorm)
 _SOUNDS_LIKE = re.compile(r"(Batch|Instance|Group)_?Norm(\d?d|Act|Affine)?(\d?d)?$|^(Sync)?BN\d?d?$|^InPlaceABN", re.I)
 
 
@@ -107,7 +113,7 @@ def _batch_norm(rank: int | None, spec: str = "bn", after: tuple[str, ...] = ())
 
 def _frozen(after: tuple[str, ...] = ()) -> Callable[[Any], Facts]:
     def read(module: Any) -> Facts:
-        return Facts("bn", len(module.weight), module.eps, None, 4, after=after, frozen=True)
+        return Facts("frozen", len(module.weight), module.eps, None, 4, after=after, frozen=True)
 
     return read
 
@@ -118,6 +124,16 @@ def _group_norm(after: tuple[str, ...] = ()) -> Callable[[Any], Facts]:
         return Facts("gn", module.num_channels, module.eps, module.num_groups, after=after, activation=activation)
 
     return read
+
+
+def _bit(module: Any) -> Facts:
+    """Of transformers' BiT: the activation is a child of its own kind, the identity where there is none."""
+    return Facts("gn", module.num_channels, module.eps, module.num_groups, after=("activation",))
+
+
+def _detr(module: Any) -> Facts:
+    """Of transformers' detectors: the eps stands in the forward, and nothing on the module tells it."""
+    return Facts("frozen", len(module.weight), 1e-5, None, 4, frozen=True)
 
 
 def _own(spec: str) -> Callable[[Any], Facts]:
@@ -153,3 +169,23 @@ rule("timm.layers.norm_act.GroupNormAct")(_group_norm(("drop", "act")))
 rule("timm.layers.norm_act.GroupNorm1Act")(_group_norm(("drop", "act")))
 rule("timm.layers.norm.GroupNorm")(_group_norm())
 rule("timm.layers.norm.GroupNorm1")(_group_norm())
+
+rule("transformers.models.bit.modeling_bit.BitGroupNormActivation")(_bit)
+rule("transformers.models.poolformer.modeling_poolformer.PoolFormerGroupNorm")(_group_norm())
+for _model, _prefix in {
+    "conditional_detr": "ConditionalDetr",
+    "d_fine": "DFine",
+    "dab_detr": "DabDetr",
+    "deformable_detr": "DeformableDetr",
+    "deimv2": "Deimv2",
+    "detr": "Detr",
+    "grounding_dino": "GroundingDino",
+    "mm_grounding_dino": "MMGroundingDino",
+    "pp_doclayout_v2": "PPDocLayoutV2",
+    "pp_doclayout_v3": "PPDocLayoutV3",
+    "pp_doclayout_v4": "PPDocLayoutV4",
+    "rt_detr": "RTDetr",
+    "rt_detr_v2": "RTDetrV2",
+    "table_transformer": "TableTransformer",
+}.items():
+    rule(f"transformers.models.{_model}.modeling_{_model}.{_prefix}FrozenBatchNorm2d")(_detr)

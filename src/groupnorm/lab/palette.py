@@ -63,6 +63,7 @@ ON_DARK: dict[str, str] = {look[0]: look[1] for look in (_HERO, *_KNOWN.values()
 _NAMES = {
     "ghost": "Ghost BN",
     "syncbn": "SyncBN",
+    "frozen": "Frozen BN",
     "evonorm-s0": "EvoNorm-S0",
     "evonorm-b0": "EvoNorm-B0",
     "bcn-micro": "BCN-micro",

@@ -16,6 +16,7 @@ from groupnorm.nn.estimated_batch_channel_norm import EstimatedBatchChannelNorm
 from groupnorm.nn.evonorm_b0 import EvoNormB0
 from groupnorm.nn.evonorm_s0 import EvoNormS0
 from groupnorm.nn.filter_response_norm import FilterResponseNorm
+from groupnorm.nn.frozen_batch_norm import FrozenBatchNorm
 from groupnorm.nn.general_batch_group_norm import GeneralBatchGroupNorm
 from groupnorm.nn.ghost_batch_norm import GhostBatchNorm
 from groupnorm.nn.group_norm import GroupNorm
@@ -52,6 +53,7 @@ __all__ = [
     "EvoNormB0",
     "EvoNormS0",
     "FilterResponseNorm",
+    "FrozenBatchNorm",
     "GeneralBatchGroupNorm",
     "GhostBatchNorm",
     "GroupNorm",
@@ -131,6 +133,17 @@ CATALOG: dict[str, Norm] = {
             "Few images on each of many devices: batch norm over all of them. In one process it is bn.",
             lambda c, n, **options: SyncBatchNorm(c, **options),
             note=" of all processes",
+            in_all=False,
+        ),
+        Norm(
+            "frozen",
+            FrozenBatchNorm,
+            "Frozen Batch Normalization",
+            "He, Zhang, Ren & Sun 2016, arXiv:1512.03385",
+            lambda n: (batch_set(),),
+            "Fine-tuning a network that was trained with batch norm, at any batch size: its statistics stay.",
+            lambda c, n, **options: FrozenBatchNorm(c, **options),
+            note=" of an earlier training",
             in_all=False,
         ),
         Norm(

@@ -1,0 +1,84 @@
+"""Frozen batch norm is batch norm in evaluation, always."""
+
+import pytest
+import torch
+from torch import nn
+
+import groupnorm
+from groupnorm.errors import ArgumentError, ShapeError
+from groupnorm.nn import FrozenBatchNorm
+from tolerances import rounding
+
+
+def trained() -> nn.BatchNorm2d:
+    norm = nn.BatchNorm2d(6)
+    with torch.no_grad():
+        norm.weight.copy_(torch.randn(6))
+        norm.bias.copy_(torch.randn(6))
+        norm.running_mean.copy_(torch.randn(6))
+        norm.running_var.copy_(torch.rand(6) + 0.5)
+    return norm
+
+
+@pytest.mark.parametrize("mode", [True, False])
+@pytest.mark.parametrize("shape", [(1, 6), (2, 6, 5), (1, 6, 4, 3), (2, 6, 2, 3, 2)])
+def test_it_computes_the_formula_in_both_modes_and_moves_nothing(mode: bool, shape: tuple[int, ...]) -> None:
+    batch_norm, frozen = trained().double(), FrozenBatchNorm(6).double().train(mode)
+    frozen.load_state_dict(batch_norm.state_dict())
+    before = {key: value.clone() for key, value in frozen.state_dict().items()}
+    x = torch.randn(shape, dtype=torch.float64, requires_grad=True)
+    of = [t.view(6, *[1] * (len(shape) - 2)) for t in batch_norm.state_dict().values() if t.dim()]
+    weight, bias, mean, variance = of
+    expected = (x - mean) / (variance + 1e-5).sqrt() * weight + bias
+    y = frozen(x)
+    torch.testing.assert_close(y, expected, rtol=0, atol=rounding(torch.float64, x, expected))
+    upstream = torch.randn_like(y)
+    (slope,) = torch.autograd.grad(y, x, upstream)
+    wanted = upstream * weight / (variance + 1e-5).sqrt()
+    torch.testing.assert_close(slope, wanted, rtol=0, atol=rounding(torch.float64, upstream, wanted))
+    assert all(torch.equal(before[key], value) for key, value in frozen.state_dict().items())
+
+
+def test_scale_and_shift_learn() -> None:
+    norm, x = FrozenBatchNorm(6).double(), torch.randn(2, 6, 3, 3, dtype=torch.float64)
+    assert torch.autograd.gradcheck(lambda w, b: torch.func.functional_call(norm, {"weight": w, "bias": b}, x), [
+        torch.randn(6, dtype=torch.float64, requires_grad=True) for _ in range(2)
+    ])  # fmt: skip
+
+
+def test_it_is_what_torchvisions_class_computes() -> None:
+    from torchvision.ops import FrozenBatchNorm2d
+
+    theirs, batch_norm = FrozenBatchNorm2d(6), trained()
+    theirs.load_state_dict(batch_norm.state_dict())
+    ours = FrozenBatchNorm(6)
+    ours.load_state_dict(batch_norm.state_dict())
+    x = torch.randn(2, 6, 4, 4)
+    expected = theirs(x)
+    torch.testing.assert_close(ours(x), expected, rtol=0, atol=rounding(torch.float32, x, expected))
+
+
+def test_a_conversion_to_it_keeps_statistics_and_what_evaluation_gives() -> None:
+    model = nn.Sequential(nn.Conv2d(3, 6, 3), trained(), nn.ReLU()).eval()
+    x = torch.randn(2, 3, 8, 8)
+    frozen = groupnorm.convert(model, "frozen")
+    assert isinstance(frozen[1], FrozenBatchNorm)
+    assert not groupnorm.plan(model, "frozen").rows[0].lost
+    assert torch.equal(frozen.train()(x), model(x))
+    back = groupnorm.convert(frozen, "bn")
+    assert type(back[1]) is nn.BatchNorm2d
+    assert torch.equal(back.eval()(x), model(x))
+
+
+def test_frozen_norms_of_other_libraries_are_frozen_already() -> None:
+    from torchvision.ops import FrozenBatchNorm2d
+
+    row = groupnorm.plan(nn.Sequential(FrozenBatchNorm2d(6)), "frozen").rows[0]
+    assert (row.action, row.why) == ("skip", "is frozen already")
+
+
+def test_wrong_arguments_are_refused() -> None:
+    with pytest.raises(ArgumentError, match="num_features=0; expected at least 1"):
+        FrozenBatchNorm(0)
+    with pytest.raises(ShapeError, match="C=6: channels come second"):
+        FrozenBatchNorm(6)(torch.randn(2, 5, 3, 3))
