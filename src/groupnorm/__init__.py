@@ -6,6 +6,7 @@ The core imports torch alone. The experiments live in :mod:`groupnorm.lab` (``pi
 from groupnorm import errors, functional, nn
 from groupnorm.conversion import (
     Plan,
+    accelerate_,
     calibrate_,
     convert,
     convert_,
@@ -22,6 +23,7 @@ __all__ = [
     "GroupNorm",
     "Plan",
     "__version__",
+    "accelerate_",
     "calibrate_",
     "catalog",
     "convert",

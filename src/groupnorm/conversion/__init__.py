@@ -1,5 +1,6 @@
 """Any model's norms turned into others: a plan, the conversion after it, and the way back."""
 
+from groupnorm.conversion.accelerate import accelerate_
 from groupnorm.conversion.calibrate import Calibration, calibrate_
 from groupnorm.conversion.checkpoint import Loaded, load_checkpoint_
 from groupnorm.conversion.convert import NothingConvertedWarning, convert, convert_
@@ -17,6 +18,7 @@ __all__ = [
     "Plan",
     "Report",
     "Row",
+    "accelerate_",
     "calibrate_",
     "convert",
     "convert_",
