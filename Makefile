@@ -1,11 +1,14 @@
 # Each target does all its own set-up in .venv and needs nothing before it but Python.
-.PHONY: compare test lint docs clean
+.PHONY: compare zoo test lint docs clean
 
 VENV := .venv
 BIN := $(VENV)/bin
 
 compare: $(VENV)/lab.stamp  ## the main job on real data inside a wheel: under five minutes on two cores
 	$(BIN)/groupnorm compare
+
+zoo: $(VENV)/dev.stamp  ## converts every network of the matrix and writes docs/zoo.md: some minutes on two cores
+	$(BIN)/python tools/zoo
 
 docs: $(VENV)/docs.stamp  ## the documentation, to be opened from the disk: site/index.html
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
