@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import copy
 import warnings
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from functools import partial
 
 from torch import nn
 
 from groupnorm.conversion.convert import NothingConvertedWarning
-from groupnorm.conversion.fusion.activations import activation_of, passes
-from groupnorm.conversion.fusion.pairs import Pairs, pairs
-from groupnorm.conversion.fusion.rewritten import rewrite_
+from groupnorm.conversion.fusion.activations import activation_of, passes, unseen
+from groupnorm.conversion.fusion.flow import is_ours
+from groupnorm.conversion.fusion.rewritten import Rewritten, plain_class, rewritten
 from groupnorm.conversion.plan import Plan, Row
 from groupnorm.conversion.report import Report
 from groupnorm.conversion.rules import Facts, facts
@@ -28,19 +29,14 @@ from groupnorm.nn.group_norm import GroupNorm
 def accelerate_(model: nn.Module, plan: Plan | None = None) -> Report:
     """Exchange every :class:`torch.nn.GroupNorm` of ``model`` for :class:`groupnorm.GroupNorm`, in place.
 
-    A ReLU, SiLU or exact GELU after a norm becomes part of the norm where that changes nothing: where the activation
-    gets the norm's output and nothing else does, on every path through the code. That is known from the text of the
-    methods that call both, or from the order of an ``nn.Sequential`` that is called as a whole, or from a trace by
-    :mod:`torch.fx` of code without branches. Everything else stays as it is, and the plan says why: an output used
-    twice, hooks, other activations, code that cannot be read. The parameters stay the very objects.
+    A ReLU, SiLU or exact GELU right after a norm becomes part of the norm's call: in an ``nn.Sequential``, and in a
+    method whose text has the one right after the other. The module around both becomes an instance of a subclass of its
+    class with the same name, whose method makes one call of the two. Norm and activation stay what they are, so that it
+    does not matter who else uses them, and each call looks whether they still are: an activation that was exchanged, or
+    a hook, is heeded. Everything else stays as it is, and the plan says why.
 
-    In an ``nn.Sequential`` and after a trace the activation becomes an ``nn.Identity``. Otherwise it stays, as other
-    calls may need it, and the module around both becomes an instance of a subclass of its class, with the same name,
-    whose method leaves out that one call.
-
-    What stands outside of the model's own modules is not seen: code that calls a norm or takes a part of a sequence by
-    itself, and hooks that are registered later, get the output after the activation. As in
-    :class:`groupnorm.GroupNorm`, groups of one element are an error in training.
+    The parameters stay the very objects. As in :class:`groupnorm.GroupNorm`, groups of one element are an error in
+    training.
 
     Args:
         model: the network.
@@ -52,7 +48,7 @@ def accelerate_(model: nn.Module, plan: Plan | None = None) -> Report:
 
     Raises:
         ConversionError: the model is wrapped, scripted or quantised; or the plan is of another model, or asks for what
-            is not safe. The model is left as it was.
+            cannot be. The model is left as it was.
 
     Example::
 
@@ -60,10 +56,7 @@ def accelerate_(model: nn.Module, plan: Plan | None = None) -> Report:
         >>> report = groupnorm.accelerate_(unet)
         >>> report.undo()
     """
-    if plan is None:
-        made, found = _plan(model)
-    else:
-        made, found = _agreed(plan, model)
+    made = plan_acceleration(model) if plan is None else _agreed(plan, model)
     rows = made.of("replace")
     if not rows:
         warnings.warn(
@@ -72,26 +65,26 @@ def accelerate_(model: nn.Module, plan: Plan | None = None) -> Report:
             stacklevel=2,
         )
     every = {site.path: site for site in sites(model)}
+    replaced = [every[row.path].module for row in rows]
+    around = _around([every[row.path] for row in rows if row.new != "gn"])
     report = Report(made)
     try:
         for row in rows:
-            report._undo.append(exchange_(every[row.path], _build(every[row.path].module, row)))
-        for parent, name in found.gone:
-            old = parent._modules[name]
-            assert old is not None
-            parent._modules[name] = nn.Identity().train(old.training)
-            report._undo.append(partial(_put_back, parent, name, old))
-        for module, edits in found.edits.items():
-            report._undo.append(partial(setattr, module, "__class__", type(module)))
-            rewrite_(module, edits)
+            site = every[row.path]
+            if not is_ours(site.module):
+                exchange_(site, _build(site.module, row))
+                report._undo.append(partial(_put_back, site))
+        for parent, names in around.items():
+            if (kind := rewritten(parent, names).kind) is not None:
+                report._undo.append(partial(object.__setattr__, parent, "__class__", type(parent)))
+                object.__setattr__(parent, "__class__", kind)
     except BaseException:
         for step in reversed(report._undo):
             step()
         raise
-    replaced = [every[row.path].module for row in rows]
     report.notes += [
         f"{name} still holds a norm that was replaced, outside of its parent's children: update it by hand"
-        for name in references(model, replaced)
+        for name in references(model, [norm for norm in replaced if not is_ours(norm)])
     ]
     return report
 
@@ -103,68 +96,81 @@ def plan_acceleration(model: nn.Module) -> Plan:
         model: the network.
 
     Returns:
-        A row for each group norm. ``row.new`` is "gn", or "gn+relu", "gn+silu" or "gn+gelu" where an activation becomes
-        part of it; ``row.why`` says which, or why none does.
+        A row for each group norm. ``row.new`` is "gn", or "gn+relu", "gn+silu" or "gn+gelu" where it takes over an
+        activation; ``row.why`` says which, or why none.
 
     Raises:
         ConversionError: the model is wrapped, scripted or quantised.
     """
-    return _plan(model)[0]
-
-
-def _plan(model: nn.Module, alone: frozenset[nn.Module] = frozenset()) -> tuple[Plan, Pairs]:
-    """The plan, and what it is made from.
-
-    Args:
-        model: the network.
-        alone: norms that shall have no activation.
-    """
     check_bare(model)
-    every = sites(model)
-    norms = [(site, site.module) for site in every if isinstance(site.module, nn.GroupNorm)]
-    left = {norm: why for site, norm in norms if (why := _left(site))}
-    own = {norm: _own(norm, alone) for _, norm in norms if norm not in left}
-    found = pairs(model, [s for s, norm in norms if norm in own and own[norm].takes and norm not in alone], every)
-    rows = []
-    for site, norm in norms:
-        row = Row(site.path, _describe(norm), "skip", "gn", why=left.get(norm, ""), shared=site.paths[1:])
-        if norm in own:
-            mine = own[norm]
-            activation, label = found.fused.get(norm, (mine.activation, mine.label))
-            row.why = f"takes over {label}" if label else mine.why or found.why.get(norm, "")
-            if isinstance(norm, GroupNorm) and not label:
-                row.why = "; ".join(filter(None, ("is groupnorm.GroupNorm already", row.why)))
-            else:
-                row.action, row.channels, row.number = "replace", norm.num_channels, norm.num_groups
-                row.new = f"gn+{activation}" if activation else "gn"
-        rows.append(row)
-    return Plan("groupnorm.GroupNorm", rows), found
+    norms = [site for site in sites(model) if isinstance(site.module, nn.GroupNorm)]
+    usable = [site for site in norms if not _left(site)]
+    open_ = [site for site in usable if _own(site.module).takes and not unseen(site.module)]
+    followed = {parent: rewritten(parent, names) for parent, names in _around(open_).items()}
+    return Plan("groupnorm.GroupNorm", [_row(site, site in usable, followed) for site in norms])
 
 
-def _agreed(wanted: Plan, model: nn.Module) -> tuple[Plan, Pairs]:
-    """A plan that was perhaps edited, if it can be carried out safely on this model, and what it is made from."""
-    wanted = copy.deepcopy(wanted)
-    every = {site.path: site.module for site in sites(model)}
-    asked = {row.path: row for row in wanted.of("replace")}
-    alone = frozenset(
-        module for path, module in every.items() if path not in asked or not asked[path].new.startswith("gn+")
-    )
-    made, found = _plan(model, alone)
-    now = {row.path: row for row in made.rows}
-    for row in wanted.of("replace") + wanted.of("refuse"):
+def _row(site: Site, usable: bool, followed: dict[nn.Module, Rewritten]) -> Row:
+    norm = site.module
+    assert isinstance(norm, nn.GroupNorm)
+    row = Row(site.path, _describe(norm), "skip", "gn", why=_left(site), shared=site.paths[1:])
+    if not usable:
+        return row
+    mine = _own(norm)
+    activation, row.why = mine.activation, f"takes over {mine.label}" if mine.label else mine.why
+    if mine.takes:
+        activation, row.why = _after(site, followed)
+    if isinstance(norm, GroupNorm) and not (mine.label or (mine.takes and activation)):
+        row.why = "; ".join(filter(None, ("is groupnorm.GroupNorm already", row.why)))
+        return row
+    row.action, row.channels, row.number = "replace", norm.num_channels, norm.num_groups
+    row.new = f"gn+{activation}" if activation else "gn"
+    return row
+
+
+def _after(site: Site, followed: dict[nn.Module, Rewritten]) -> tuple[str, str]:
+    """The activation that a norm takes over from outside, "" for none, and which that is, or why there is none."""
+    if why := unseen(site.module):
+        return "", why
+    why = "no activation follows it"
+    for parent, name in site.places:
+        found, (_, already) = followed[parent], plain_class(parent)
+        why = found.why.get(name, why)
+        for label, module in found.taken.get(name, ()):
+            activation, stays = activation_of(module)
+            if activation and not stays and not (is_ours(site.module) and name in already):
+                return activation, f"takes over {label}"
+            why = stays or (f"takes over {label} already" if activation else why)
+    return "", why
+
+
+def _around(norms: Iterable[Site]) -> dict[nn.Module, frozenset[str]]:
+    """The modules that have norms as children, and their names there."""
+    around: dict[nn.Module, frozenset[str]] = {}
+    for site in norms:
+        for parent, name in site.places:
+            around[parent] = around.get(parent, frozenset()) | {name}
+    return around
+
+
+def _agreed(plan: Plan, model: nn.Module) -> Plan:
+    """A copy of a plan that was perhaps edited, if it can be carried out on this model."""
+    now = {row.path: row for row in plan_acceleration(model).rows}
+    for row in plan.of("replace") + plan.of("refuse"):
         here = now.get(row.path)
         if here is None or (here.old, here.shared) != (row.old, row.shared):
-            what = repr(every[row.path]) if row.path in every else "nothing"
+            what = "nothing" if here is None else here.old
             raise ConversionError(
                 f"the plan has {row.old} at {row.path!r}, and the model {what}; expected the model that was planned for"
             )
-        if (here.action, here.new, here.number, here.channels) != (row.action, row.new, row.number, row.channels):
+        same = (here.action, here.number, here.channels) == (row.action, row.number, row.channels)
+        if not same or row.new not in (here.new, "gn"):
             raise ConversionError(
                 f"the plan has {row.action} {row.becomes} at {row.path!r}, which can only be {here.action} "
                 f"{here.becomes} ({here.why or 'as it is'}); expected a row of groupnorm.accelerate_.plan(model), with "
                 f"new='gn' to leave the activation alone, or action='skip'"
             )
-    return wanted, found
+    return copy.deepcopy(plan)
 
 
 @dataclass(frozen=True)
@@ -173,9 +179,9 @@ class _Own:
 
     Attributes:
         activation: its name; "" for none.
-        label: of the child that it is, if the norm can take it over.
+        label: name of the child that it is, if the norm can take it over.
         why: the child stays.
-        takes: another activation can become part of the norm.
+        takes: it can take over an activation from outside.
     """
 
     activation: str = ""
@@ -184,7 +190,7 @@ class _Own:
     takes: bool = False
 
 
-def _own(norm: nn.Module, alone: frozenset[nn.Module]) -> _Own:
+def _own(norm: nn.Module) -> _Own:
     known = _known(norm)
     children = [(name, child) for name in known.after if not passes(child := getattr(norm, name))]
     if known.activation:
@@ -193,7 +199,7 @@ def _own(norm: nn.Module, alone: frozenset[nn.Module]) -> _Own:
         return _Own(takes=True)
     name, child = children[0]
     activation, why = activation_of(child)
-    if norm in alone or len(children) > 1 or not activation or why:
+    if len(children) > 1 or not activation or why:
         return _Own(why=why or f"its own {' and '.join(name for name, _ in children)} stay")
     return _Own(activation, name)
 
@@ -215,21 +221,27 @@ def _left(site: Site) -> str:
         known = _known(norm)
     except ArgumentError:
         return f"what the forward of {type(norm).__name__} does is not known"
+    names = {"weight", "bias", "parametrizations", *known.after}
+    if strange := {*norm._parameters, *norm._buffers, *norm._modules} - names:
+        return f"it has {', '.join(sorted(strange))} besides, as of pruning or weight norm"
     return "" if known.spec == "gn" else f"it is told to be {known.spec}"
 
 
 def _build(norm: nn.Module, row: Row) -> nn.Module:
-    known = _known(norm)
-    activation = row.new.partition("+")[2]
-    if activation:
-        known = replace(known, activation=activation, after=())
+    known, mine = _known(norm), _own(norm)
+    if row.new != "gn" and mine.label:
+        known = replace(known, activation=mine.activation, after=())
+    elif mine.takes:  # children that only hand on their input
+        known = replace(known, after=())
     return build(CATALOG["gn"], row.number, norm, known, None)
 
 
-def _put_back(parent: nn.Module, name: str, module: nn.Module) -> None:
-    now = parent._modules[name]
-    assert now is not None
-    parent._modules[name] = module.train(now.training)
+def _put_back(site: Site) -> None:
+    """Undo an exchange. The parameters are those of both, so that what they have learned since stays."""
+    for parent, name in site.places:
+        new = parent._modules[name]
+        assert new is not None
+        parent._modules[name] = site.module.train(new.training)
 
 
 def _describe(norm: nn.GroupNorm) -> str:

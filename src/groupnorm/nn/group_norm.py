@@ -88,10 +88,12 @@ class GroupNorm(nn.GroupNorm):
                 nn.init.zeros_(self.bias)
 
     def forward(self, input: Tensor) -> Tensor:
+        return self.activated(input, self.activation)
+
+    def activated(self, input: Tensor, activation: str | None) -> Tensor:
+        """The normalised input under an activation of this call: None, "relu", "silu" or "gelu"."""
         _check(input, self.num_channels, self.num_groups, self.training)
-        return functional.group_norm(
-            input, self.num_groups, self.weight, self.bias, self.eps, activation=self.activation
-        )
+        return functional.group_norm(input, self.num_groups, self.weight, self.bias, self.eps, activation=activation)
 
     def extra_repr(self) -> str:
         suffix = "" if self.activation is None else f", activation={self.activation}"

@@ -1,145 +1,75 @@
-"""The text of a class's methods, where it is known to be what runs."""
+"""The text of a method, where it is known to be what runs, and a method made from a changed text."""
 
 from __future__ import annotations
+import __future__
 
 import ast
 import functools
+import hashlib
 import inspect
 import linecache
 import textwrap
-from collections.abc import Iterator
-from dataclasses import dataclass
-from types import CodeType, FunctionType
+from types import CellType, CodeType, FunctionType
 from typing import Any
 
-from torch import nn
+_FUTURES = sum(getattr(__future__, name).compiler_flag for name in __future__.all_feature_names)
 
 
-@dataclass(frozen=True)
-class Method:
-    """A function of a class.
-
-    Attributes:
-        name: in the class.
-        function: itself, below its decorators.
-        owner: the class that has it.
-        plain: calling the method of the class is calling this function: it is neither decorated nor overridden.
-        text: its source; "" where it cannot be read, or is not what runs.
-    """
-
-    name: str
-    function: FunctionType
-    owner: type
-    plain: bool
-    text: str
-
-    @property
-    def where(self) -> str:
-        """Class and method."""
-        return f"{self.owner.__name__}.{self.name}"
-
-    def parse(self) -> ast.FunctionDef:
-        """A new tree of the text."""
-        tree = ast.parse(self.text).body[0]
-        assert isinstance(tree, ast.FunctionDef)
-        return tree
-
-
-_READ: dict[type, tuple[Method, ...]] = {}
-
-
-def methods(kind: type) -> tuple[Method, ...]:
-    """The methods of a module's class and its bases that may run after it was made; not those of torch."""
-    if kind not in _READ:
-        _READ[kind] = _methods(kind)
-    return _READ[kind]
-
-
-def _methods(kind: type) -> tuple[Method, ...]:
-    found = []
-    for owner in kind.__mro__:
-        if owner is not object and owner.__module__.split(".")[0] != "torch":
-            for name, value in vars(owner).items():
-                for function in _functions(value) if name != "__init__" else ():
-                    plain = value is function and getattr(kind, name, None) is function
-                    found.append(Method(name, function, owner, plain, _text(function)))
-    return tuple(method for method in found if _reachable(method, kind, found))
-
-
-def _reachable(method: Method, kind: type, every: list[Method]) -> bool:
-    """Whether a method may be called: it is not overridden, or another may call it as that of a base."""
-    if getattr(kind, method.name, None) is getattr(method.owner, method.name, None):
-        return True
-    named = [names(other.function.__code__) for other in every]
-    return any(method.name in each and each & {"super", method.owner.__name__} for each in named)
-
-
-def names(code: CodeType) -> set[str]:
-    """Names of the attributes and globals in a code, and its strings: of what it may reach by ``getattr``, too."""
-    found = {*code.co_names, *(c for c in code.co_consts if isinstance(c, str))}
-    return found.union(*(names(c) for c in code.co_consts if isinstance(c, CodeType)))
-
-
-def compiled(tree: ast.FunctionDef, owner: type, filename: str) -> CodeType:
-    """The code of a function as in the body of a class."""
-    body = ast.ClassDef(owner.__name__, bases=[], keywords=[], body=[tree], decorator_list=[])
-    if hasattr(body, "type_params"):
-        body.type_params = []
-    module = ast.fix_missing_locations(ast.Module(body=[body], type_ignores=[]))
-    outer = compile(module, filename, "exec", dont_inherit=True)
-    return _inner(_inner(outer, owner.__name__), tree.name)
-
-
-def _inner(code: CodeType, name: str) -> CodeType:
-    return next(c for c in code.co_consts if isinstance(c, CodeType) and c.co_name == name)
-
-
-def _functions(value: Any, above: tuple[Any, ...] = ()) -> Iterator[FunctionType]:
-    """The functions that a value of a class runs, as far as they can be found: also those under decorators."""
-    if any(value is outer for outer in above):  # a function that closes over itself
-        return
-    above = (*above, value)
-    if isinstance(value, (staticmethod, classmethod)):
-        yield from _functions(value.__func__, above)
-    elif isinstance(value, property):
-        for part in (value.fget, value.fset):
-            yield from _functions(part, above)
-    elif isinstance(value, functools.cached_property):
-        yield from _functions(value.func, above)
-    elif isinstance(value, FunctionType):
-        yield value
-        for cell in value.__closure__ or ():
-            try:
-                inner = cell.cell_contents
-            except ValueError:  # empty
-                continue
-            if isinstance(inner, FunctionType):
-                yield from _functions(inner, above)
-
-
-def _text(function: FunctionType) -> str:
-    """The source, if compiling it gives the very code that runs: files change under a running process."""
+def parse(function: FunctionType) -> ast.FunctionDef | None:
+    """The syntax tree of a function; None where its text cannot be read, or is not what runs, as in a changed file."""
     code = function.__code__
     try:
-        text = textwrap.dedent(inspect.getsource(function))
-        if _codes("".join(linecache.getlines(code.co_filename))).get((code.co_qualname, code.co_firstlineno)) != code:
-            return ""
-        return text if isinstance(ast.parse(text).body[0], ast.FunctionDef) else ""
-    except (OSError, TypeError, SyntaxError):
-        return ""
+        text = textwrap.dedent(inspect.getsource(code))
+        whole = "".join(linecache.getlines(code.co_filename))
+        if _codes(whole).get((code.co_qualname, code.co_firstlineno)) != code:
+            return None
+        tree = ast.parse(text).body[0]
+    except (OSError, TypeError, SyntaxError, IndexError):
+        return None
+    return tree if isinstance(tree, ast.FunctionDef) and not tree.decorator_list else None
+
+
+def remade(function: FunctionType, tree: ast.FunctionDef, names: dict[str, Any]) -> FunctionType:
+    """The function with another tree.
+
+    Args:
+        function: a method; what it closes over, and its globals, the new one has as well.
+        tree: what it shall do.
+        names: what the tree mentions besides.
+    """
+    text = ast.unparse(ast.fix_missing_locations(tree))
+    file = f"<{function.__qualname__}, accelerated, {hashlib.sha256(text.encode()).hexdigest()[:8]}>"
+    linecache.cache[file] = (len(text), None, text.splitlines(keepends=True), file)  # for tracebacks
+    code = function.__code__
+    cells = dict(zip(code.co_freevars, function.__closure__ or (), strict=True))
+    cells |= {name: CellType(value) for name, value in names.items()}
+    # A class around it, for super() and names with two underscores; a function around that, for what it closes over.
+    owner = function.__qualname__.split(".")[-2] if "." in function.__qualname__ else ""
+    around = ", ".join(name for name in cells if name != "__class__")
+    within = [f"def around({around})", *([f"class {owner}"] if owner.isidentifier() else [])]
+    shell = ast.parse(": \n".join(" " * depth + line for depth, line in enumerate([*within, "pass"])))
+    innermost: Any = shell
+    for _ in within:
+        innermost = innermost.body[0]
+    innermost.body = ast.parse(text).body  # lines as in the text, which tracebacks show
+    flags = code.co_flags & _FUTURES
+    new = compile(ast.fix_missing_locations(shell), file, "exec", flags=flags, dont_inherit=True)
+    for name in (*(part.split()[1].split("(")[0] for part in within), tree.name):
+        new = next(c for c in new.co_consts if isinstance(c, CodeType) and c.co_name == name)
+    closure = tuple(cells[name] for name in new.co_freevars)
+    made = FunctionType(new, function.__globals__, function.__name__, function.__defaults__, closure)
+    made.__kwdefaults__, made.__annotations__ = function.__kwdefaults__, function.__annotations__
+    made.__doc__, made.__module__, made.__qualname__ = function.__doc__, function.__module__, function.__qualname__
+    vars(made).update(vars(function))
+    return made
 
 
 @functools.lru_cache(maxsize=64)
 def _codes(text: str) -> dict[tuple[str, int], CodeType]:
-    """All codes in a file, by name and line."""
+    """All codes of a file, by name and line."""
     codes, todo = {}, [compile(text, "<source>", "exec", dont_inherit=True)]
     while todo:
         code = todo.pop()
         codes[code.co_qualname, code.co_firstlineno] = code
         todo += [c for c in code.co_consts if isinstance(c, CodeType)]
     return codes
-
-
-def is_sequential(module: nn.Module) -> bool:
-    """Whether calling a module is calling its children one after the other."""
-    return isinstance(module, nn.Sequential) and type(module).forward is nn.Sequential.forward
