@@ -6,6 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.nn.utils import parametrize
 
 import groupnorm
 from groupnorm.conversion.calibrate import RIDGE
@@ -222,11 +223,248 @@ def test_what_cannot_be_fitted_is_told():
         groupnorm.calibrate_(model, model, batches())
     with pytest.raises(ConversionError, match="BatchRenorm has statistics of batches: recompute those"):
         groupnorm.calibrate_(groupnorm.convert(model, "brn"), model, batches())
+    with pytest.raises(ConversionError, match="FrozenBatchNorm has statistics of an earlier training, which stay"):
+        groupnorm.calibrate_(groupnorm.convert(model, "frozen"), model, batches())
+    with pytest.raises(ConversionError, match="ContinualNorm is no norm of groupnorm with statistics of the sample"):
+        groupnorm.calibrate_(groupnorm.convert(model, "cn"), model, batches())
     with pytest.raises(ArgumentError, match="converted model is on meta and the original on cpu; expected both on one"):
         groupnorm.calibrate_(groupnorm.convert(model).to("meta"), model, batches())
     bare = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8, affine=False), nn.BatchNorm2d(8)).double()
     result = groupnorm.calibrate_(groupnorm.convert(bare), bare, batches())
     assert result.left == {"1": "GroupNorm has no scale and shift to fit"}
+
+
+class OddBatchNorm(nn.BatchNorm2d):
+    """A norm that no rule knows."""
+
+
+def test_a_norm_that_no_rule_knows_is_left():
+    model = randomised(nn.Sequential(nn.Conv2d(3, 8, 3), OddBatchNorm(8), nn.BatchNorm2d(8)))
+    result = groupnorm.calibrate_(groupnorm.convert(model, where="2"), model, batches())
+    assert set(result.unexplained) == {"2"}
+    assert set(result.left) == {"1"}
+    assert result.left["1"].endswith("OddBatchNorm is a norm that no rule knows")
+
+
+class Squared(nn.Module):
+    def forward(self, x):
+        return x**2
+
+
+@pytest.mark.parametrize("name", ["weight", "bias"])
+def test_scales_and_shifts_that_are_computed_are_left(name):
+    model = randomised(nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.BatchNorm2d(8)))
+    new = groupnorm.convert(model, "gn:2")
+    parametrize.register_parametrization(new[1], name, Squared())
+    before = copy.deepcopy(new[1].state_dict())
+    result = groupnorm.calibrate_(new, model, batches())
+    assert set(result.unexplained) == {"2"}
+    assert result.left == {
+        "1": f"its {name} is computed, as by a parametrization, and cannot be set: remove that before"
+    }
+    assert all(torch.equal(before[key], value) for key, value in new[1].state_dict().items())
+
+
+def test_parameters_of_several_layers_are_left():
+    model = randomised(
+        nn.Sequential(
+            *(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.BatchNorm2d(8), nn.BatchNorm2d(8)),
+            *(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 8), nn.Linear(8, 8), nn.Linear(8, 8)),
+        )
+    )
+    model[3].bias = model[1].bias
+    model[8].weight = model[6].weight
+    new = groupnorm.convert(model, "gn:2")
+    before = copy.deepcopy(new.state_dict())
+    result = groupnorm.calibrate_(new, model, batches())
+    assert set(result.unexplained) == {"2"}
+    assert result.left == {
+        "1": "its bias is that of 3 too, and a fit for one is none for the other",
+        "3": "its bias is that of 1 too, and a fit for one is none for the other",
+        "6": "its weight is that of 8 too, and a fit for one is none for the other",
+        "8": "its weight is that of 6 too, and a fit for one is none for the other",
+    }
+    changed = {key for key, value in new.state_dict().items() if not torch.equal(before[key], value)}
+    assert changed == {"2.weight", "2.bias", "7.weight", "7.bias"}
+
+
+def test_parametrized_linear_layers_are_left():
+    model = randomised(nn.Sequential(nn.BatchNorm2d(3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(3, 2)))
+    new = groupnorm.convert(model, "gn:1")
+    parametrize.register_parametrization(new[3], "weight", Squared())
+    result = groupnorm.calibrate_(new, model, batches())
+    assert result.left.keys() == {"3"}
+
+
+def classifier():
+    model = nn.Sequential(plain(), nn.BatchNorm2d(8), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 2))
+    return randomised(model)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_values_that_are_not_finite_are_told_and_nothing_is_changed(value):
+    model, data = classifier(), batches()
+    new = groupnorm.convert(model, "gn:2")
+    before = copy.deepcopy(new.state_dict())
+    data[2][1, 0, 3, 3] = value
+    with pytest.raises(
+        ArgumentError, match=r"norm '0\.1' meets values that are not finite in batch 3; expected finite"
+    ):
+        groupnorm.calibrate_(new, model, data)
+    assert all(torch.equal(before[key], v) for key, v in new.state_dict().items())
+
+
+def test_inputs_of_linear_layers_that_are_not_finite_are_told():
+    class Poles(nn.Module):
+        def forward(self, x):
+            return x / 0
+
+    model = randomised(nn.Sequential(nn.BatchNorm2d(3), Poles(), nn.Flatten(), nn.Linear(192, 2)))
+    new = groupnorm.convert(model, "gn:1")
+    before = copy.deepcopy(new.state_dict())
+    with pytest.raises(ArgumentError, match=r"linear layer '3' meets values that are not finite in batch 1"):
+        groupnorm.calibrate_(new, model, batches())
+    assert all(torch.equal(before[key], v) for key, v in new.state_dict().items())
+
+
+def test_a_scale_that_overflows_in_half_precision_is_told():
+    model = nn.Sequential(nn.BatchNorm2d(3)).half()
+    new = groupnorm.convert(model, "gn:1")
+    nn.init.constant_(model[0].weight, 6e4)
+    nn.init.constant_(model[0].running_var, 0.5)
+    with pytest.raises(ArgumentError, match="norm '0' meets values that are not finite in batch 1"):
+        groupnorm.calibrate_(new, model, [torch.randn(4, 3, 8, 8).half()])
+
+
+@pytest.mark.parametrize("at", [2, 5, 9])
+def test_whatever_stops_it_every_parameter_is_as_before(at):
+    """In the first pass, in the second, and at the linear layers."""
+    model = classifier()
+    new = groupnorm.convert(model, "gn:2")
+    before = copy.deepcopy(new.state_dict())
+
+    def stop(done):
+        if done == at:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        groupnorm.calibrate_(new, model, batches(), progress=stop)
+    with pytest.raises(RuntimeError, match="expected input"):
+        groupnorm.calibrate_(new, model, [*batches(), torch.randn(2, 5, 8, 8).double()])
+    assert all(torch.equal(before[key], v) for key, v in new.state_dict().items())
+    assert not any(m._forward_hooks for m in (*new.modules(), *model.modules()))
+
+
+@pytest.mark.parametrize("kind", ["rms", "frn", "frozen", "evonorm-s0", "bcn", "gn:4"])
+def test_originals_of_every_kind_are_fitted_before_the_activation_in_them(kind):
+    import timm.layers.norm_act as norms
+
+    old = norms.BatchNormAct2d(8, act_layer=nn.SiLU, inplace=False)
+    model = randomised(groupnorm.convert(nn.Sequential(nn.Conv2d(3, 8, 3), old).double(), kind)).eval()
+    new, data = groupnorm.convert(model, "gn:2"), batches()
+    groupnorm.calibrate_(new, model, data)
+    model[1].act = nn.Identity()
+    fit = ChannelFit(8, data[0].device)
+    fit.add(F.group_norm(model[0](torch.cat(data)), 2, eps=new[1].eps), model(torch.cat(data)))
+    torch.testing.assert_close((new[1].weight, new[1].bias), fit.solve(1.0))
+
+
+def test_an_activation_of_its_own_kind_is_what_the_new_norm_comes_near():
+    model = randomised(nn.Sequential(nn.Conv2d(3, 8, 3), groupnorm.norm_layer("frn")(8))).eval()
+    new, data = groupnorm.convert(model, "gn:2"), batches()
+    groupnorm.calibrate_(new, model, data)
+    fit = ChannelFit(8, data[0].device)
+    fit.add(F.group_norm(model[0](torch.cat(data)), 2, eps=new[1].eps), model(torch.cat(data)))
+    torch.testing.assert_close((new[1].weight, new[1].bias), fit.solve(1.0))
+    own = copy.deepcopy(model)
+    own[1].eps = 0.5
+    with pytest.raises(ConversionError, match="activation is of its own kind, and what comes before it is not seen"):
+        groupnorm.calibrate_(own, model, data)
+
+
+def test_an_activation_that_cannot_be_looked_behind_is_told():
+    class Activated(groupnorm.nn.RMSNorm):
+        def forward(self, x):
+            return torch.relu(super().forward(x))
+
+    @groupnorm.convert.rule(Activated)
+    def known(module):
+        return groupnorm.convert.Facts("rms", 8, module.eps, activation="relu")
+
+    model = randomised(nn.Sequential(nn.Conv2d(3, 8, 3), Activated(8), nn.BatchNorm2d(8)))
+    new = groupnorm.convert(model, "gn:2")
+    new[1].bias = nn.Parameter(torch.zeros(8).double())
+    assert "the original applies relu within its forward" in groupnorm.calibrate_(new, model, batches()).left["1"]
+
+
+def test_an_activated_output_is_not_fitted_to_a_sum():
+    """Scale and shift come before the activation, the sum after it."""
+    import timm.layers.norm_act as norms
+
+    model = Branches(torch.add)
+    model.right[1] = norms.BatchNormAct2d(8, inplace=False)
+    model = randomised(model).eval()
+    new, data = groupnorm.convert(model, "gn:2"), batches()
+    result = groupnorm.calibrate_(new, model, data)
+    assert set(result.unexplained) == {"left.1", "right.1", "left.1 in a sum"}
+
+
+class ByKeyword(nn.Module):
+    """Calls its layers by keyword."""
+
+    def __init__(self):
+        super().__init__()
+        self.bn = nn.BatchNorm2d(3)
+        self.fc = nn.Linear(3, 2)
+
+    def forward(self, x):
+        return self.fc(input=self.bn(input=x).mean((2, 3)))
+
+
+def test_layers_called_by_keyword_are_fitted():
+    model = randomised(ByKeyword())
+    apart = nn.Sequential(model.bn, nn.AdaptiveAvgPool2d(1), nn.Flatten(), model.fc)
+    new, other, data = groupnorm.convert(model, "gn:1"), groupnorm.convert(apart, "gn:1"), batches()
+    groupnorm.calibrate_(new, model, data)
+    groupnorm.calibrate_(other, apart, data)
+    for name in ("weight", "bias"):
+        torch.testing.assert_close(getattr(new.bn, name), getattr(other[0], name))
+        torch.testing.assert_close(getattr(new.fc, name), getattr(other[3], name))
+
+
+def test_inputs_may_be_several_and_named():
+    class Two(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.bn = nn.BatchNorm2d(3)
+
+        def forward(self, a, b):
+            return self.bn(a + b)
+
+    model, (a, b) = randomised(Two()), batches(2)
+    found = []
+    for batch in ([[a, b], torch.zeros(6)], {"a": a, "b": b}, ({"a": a, "b": b}, None)):
+        new = groupnorm.convert(model, "gn:1")
+        groupnorm.calibrate_(new, model, [batch])
+        found.append(new.bn.weight)
+    assert torch.equal(found[0], found[1])
+    assert torch.equal(found[0], found[2])
+    with pytest.raises(ArgumentError, match=r"data is one Tensor of shape \(6, 3, 8, 8\); expected batches"):
+        groupnorm.calibrate_(new, model, a)
+
+
+def test_what_does_not_learn_is_fitted_too():
+    model = plain()
+    new = groupnorm.convert(model, "gn:2").requires_grad_(False)
+    before = new[1].weight.clone()
+    groupnorm.calibrate_(new, model, batches())
+    assert not torch.equal(before, new[1].weight)
+
+
+def test_a_model_without_parameters_has_nothing_to_fit():
+    model = nn.Sequential(nn.BatchNorm2d(3, affine=False, track_running_stats=False))
+    with pytest.raises(ConversionError, match="GroupNorm has no scale and shift to fit"):
+        groupnorm.calibrate_(groupnorm.convert(model, "gn:1"), model, [torch.randn(2, 3, 4, 4)])
 
 
 def test_a_network_on_digits_keeps_its_accuracy_without_training():

@@ -308,11 +308,14 @@ def test_undo_gives_back_the_values_of_before_and_once():
         report.undo()
 
 
-def test_nothing_to_do_is_a_warning():
-    with pytest.warns(NothingConvertedWarning, match="nothing was converted: 0 of 0 norms become gn; look at the plan"):
-        report = groupnorm.convert_(nn.Sequential(nn.Conv2d(3, 8, 3)))
-    assert report.counts == {}
-    assert "nothing replaced" in str(report)
+@pytest.mark.parametrize("convert", [groupnorm.convert, groupnorm.convert_])
+def test_nothing_to_do_is_a_warning_where_the_conversion_is_called(convert):
+    nothing = "nothing was converted: the model has no norms over channels; look at the plan"
+    with pytest.warns(NothingConvertedWarning, match=nothing) as caught:
+        convert(nn.Sequential(nn.Conv2d(3, 8, 3)))
+    assert caught[0].filename == __file__
+    with pytest.warns(NothingConvertedWarning, match="0 of 1 norms become bn, 1 left alone"):
+        assert "nothing replaced" in str(groupnorm.convert_(nn.Sequential(nn.BatchNorm2d(8)), "bn"))
 
 
 def test_a_model_that_is_a_norm_is_converted_as_a_copy():

@@ -46,7 +46,7 @@ def test_each_norm_over_channels_has_a_row_and_the_model_stays_as_it_is():
     assert actions(plan) == {
         "bn": ("replace", "gn:8"),
         "alone": ("replace", "gn:8"),
-        "gn": ("skip", "gn"),
+        "gn": ("skip", "gn:4"),
         "norm": ("replace", "gn:8"),
         "last.1": ("replace", "gn:8"),
     }

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import nn
 
 import groupnorm
-from groupnorm.errors import ArgumentError, ConversionError, UnknownNameError
+from groupnorm.errors import ArgumentError, ConversionError, SingleElementError, UnknownNameError
 
 
 def network():
@@ -83,6 +83,72 @@ def test_the_activation_of_a_norm_is_applied():
     for one in (model, apart):
         groupnorm.recompute_statistics_(one, DATA)
     torch.testing.assert_close(model[5].running_var, apart[5].running_var)
+
+
+class OddBatchNorm(nn.BatchNorm2d):
+    """A norm that no rule knows."""
+
+
+def test_a_norm_that_no_rule_knows_is_passed_over():
+    model = network()
+    model[1] = OddBatchNorm(8).double()
+    assert groupnorm.recompute_statistics_(model, DATA) == ["5"]
+    assert model[1].num_batches_tracked == 0
+
+
+def test_an_activation_that_a_rule_tells_is_applied():
+    class Activated(nn.BatchNorm2d):
+        def forward(self, x):
+            return torch.sigmoid(super().forward(x)) * super().forward(x)
+
+    @groupnorm.convert.rule(Activated)
+    def known(module):
+        return groupnorm.convert.Facts("bn", 8, module.eps, rank=4, activation="silu")
+
+    model, apart = network(), network()
+    model[1], apart[2] = Activated(8).double(), nn.Sequential(nn.SiLU(), nn.ReLU())
+    for one in (model, apart):
+        groupnorm.recompute_statistics_(one, DATA)
+    torch.testing.assert_close(model[5].running_var, apart[5].running_var)
+
+
+def test_norms_called_by_keyword_have_theirs():
+    class ByKeyword(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.bn = nn.BatchNorm2d(3).double()
+
+        def forward(self, x):
+            return self.bn(input=x)
+
+    model = ByKeyword()
+    groupnorm.recompute_statistics_(model, [{"x": x} for x in DATA])
+    torch.testing.assert_close(model.bn.running_mean, torch.cat(DATA).mean((0, 2, 3)))
+
+
+def test_a_model_without_parameters():
+    model = nn.Sequential(nn.BatchNorm2d(3, affine=False)).double()
+    groupnorm.recompute_statistics_(model, DATA)
+    torch.testing.assert_close(model[0].running_mean, torch.cat(DATA).mean((0, 2, 3)))
+
+
+def test_what_a_batch_cannot_have_changes_nothing():
+    model, data = nn.Sequential(nn.Linear(4, 8), nn.BatchNorm1d(8)), [torch.randn(5, 4), torch.randn(5, 4)]
+    before = copy.deepcopy(model.state_dict())
+    alone = r"norm '1' gets an input \(1, 8\) in batch 3, whose elements for each channel are 1; .*drop_last=True"
+    with pytest.raises(SingleElementError, match=alone):
+        groupnorm.recompute_statistics_(model, [*data, torch.randn(1, 4)])
+    with pytest.raises(ArgumentError, match=r"norm '1' gets values that are not finite in batch 2"):
+        groupnorm.recompute_statistics_(model, [data[0], data[1] / 0])
+    with pytest.raises(ArgumentError, match=r"data is one Tensor of shape \(5, 4\); expected batches"):
+        groupnorm.recompute_statistics_(model, data[0])
+    assert all(torch.equal(before[key], value) for key, value in model.state_dict().items())
+
+
+def test_norms_with_other_statistics_are_told():
+    model = nn.Sequential(groupnorm.norm_layer("bcn:2")(8), groupnorm.norm_layer("mabn")(8))
+    with pytest.raises(ConversionError, match=r"running statistics in norms \['bcn', 'mabn'\] alone; expected some of"):
+        groupnorm.recompute_statistics_(model, DATA)
 
 
 def test_what_cannot_be():

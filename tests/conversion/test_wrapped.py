@@ -23,6 +23,7 @@ def quantised():
         (lambda: nn.Sequential(nn.DataParallel(network())), r"^0 is .*DataParallel"),
         (lambda: torch.compile(network()), "before torch.compile, or its _orig_mod"),
         (lambda: torch.export.export(network(), (torch.randn(2, 3, 8, 8),)), "before it is exported"),
+        (lambda: torch.export.export(network(), (torch.randn(2, 3, 8, 8),)).module(), "before it is exported"),
         (lambda: nn.Sequential(nn.LazyConv2d(8, 3), nn.BatchNorm2d(8)), "parameters without a shape yet"),
     ],
 )

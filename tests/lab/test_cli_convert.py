@@ -36,12 +36,18 @@ def test_a_factory_of_the_users(tmp_path, monkeypatch):
         "from torch import nn\n"
         "def tiny():\n    return nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8))\n"
         "def number():\n    return 5\n"
+        "def broken():\n    raise KeyError('width')\n"
+        "def needs(width):\n    return nn.Identity()\n"
     )
     monkeypatch.syspath_prepend(tmp_path)
     assert "1 of 1 norms become gn" in invoke("my_networks:tiny").output
     found = invoke("my_networks:number")
     assert found.exit_code == 2
     assert "my_networks:number() returned int; expected an nn.Module" in found.output
+    for name, message in (("broken", "failed: KeyError: 'width'"), ("needs", "missing 1 required positional argument")):
+        found = invoke(f"my_networks:{name}")
+        assert found.exit_code == 2
+        assert message in found.output
 
 
 def test_weights_go_through(tmp_path):
@@ -68,10 +74,15 @@ def test_weights_go_through(tmp_path):
         (["resnet18"], "model 'resnet18'; expected torchvision:NAME"),
         (["torchvision:resnet19"], "did you mean 'resnet"),
         (["timm:nothing"], "unknown model of timm 'nothing'"),
-        (["torchvision:resnet18", "--to", "ws+gn"], "no sample_input; expected an input of the model"),
+        (["torchvision:resnet18", "--to", "ws+gn"], "--to ws+gn and no --input; expected the shape"),
         (["torchvision:resnet18", "--input", "1,3,a"], "--input '1,3,a'; expected a shape such as 1,3,224,224"),
         (["torchvision:resnet18", "--to", "in", "--input", "1,3,32,32"], "refused"),
         (["torchvision:resnet18", "--out", "x.pt"], "expected a name that ends with .safetensors"),
+        (["torchvision:resnet18", "--input", "1,0,8,8"], "expected a shape such as 1,3,224,224"),
+        (["torchvision:resnet18", "--input", "1,4,32,32"], "running sample_input through the model failed"),
+        (["torchvision:resnet18", "--where", "layr1.*"], "did you mean 'layer1.*'"),
+        (["torchvision:resnet18", "--checkpoint", "nowhere.pt"], "--checkpoint nowhere.pt is no file"),
+        (["torchvision:resnet18", "--out", "nowhere/x.safetensors"], "make nowhere first"),
         (["nowhere:model"], "model 'nowhere:model' cannot be imported"),
     ],
 )
@@ -79,3 +90,22 @@ def test_mistakes_end_with_2_and_a_message(arguments, message):
     found = invoke(*arguments)
     assert found.exit_code == 2
     assert message in found.output
+
+
+@pytest.mark.parametrize("name", ["garbage.pt", "garbage.safetensors", "list.pt"])
+def test_a_checkpoint_that_is_none_is_told(tmp_path, name):
+    (tmp_path / name).write_text("no weights")
+    if name == "list.pt":
+        torch.save([1, 2], tmp_path / name)
+    found = invoke("torchvision:resnet18", "--checkpoint", tmp_path / name)
+    assert found.exit_code == 2
+    assert ("holds no state dict" if name == "list.pt" else "cannot be read") in found.output
+    assert isinstance(found.exception, SystemExit)
+
+
+@pytest.mark.parametrize("options", [["--where", "nothing"], ["--to", "bn"]])
+def test_weights_that_were_not_converted_are_not_written(tmp_path, options):
+    found = invoke("torchvision:resnet18", *options, "--out", tmp_path / "x.safetensors")
+    assert found.exit_code == 2
+    assert "fits no norm" in found.output or "0 of 20 norms become bn, 20 left alone" in found.output
+    assert not list(tmp_path.iterdir())

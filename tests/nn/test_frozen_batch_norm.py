@@ -82,3 +82,40 @@ def test_wrong_arguments_are_refused() -> None:
         FrozenBatchNorm(0)
     with pytest.raises(ShapeError, match="C=6: channels come second"):
         FrozenBatchNorm(6)(torch.randn(2, 5, 3, 3))
+
+
+def test_what_looks_for_batch_norms_leaves_it_as_it_is() -> None:
+    model = nn.Sequential(FrozenBatchNorm(6))
+    model[0].load_state_dict(trained().state_dict())
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    torch.optim.swa_utils.update_bn([torch.randn(4, 6, 3, 3)], model.train())
+    assert all(torch.equal(before[key], value) for key, value in model.state_dict().items())
+    assert nn.SyncBatchNorm.convert_sync_batchnorm(model)[0] is model[0]
+
+
+def test_state_dicts_go_both_ways_and_need_no_count() -> None:
+    frozen, batch_norm, without_count = FrozenBatchNorm(6), nn.BatchNorm2d(6), trained().state_dict()
+    frozen.load_state_dict(trained().state_dict())
+    batch_norm.load_state_dict(frozen.state_dict())
+    assert list(frozen.state_dict()) == list(batch_norm.state_dict())
+    del without_count["num_batches_tracked"]
+    frozen.load_state_dict(without_count)
+    assert torch.equal(frozen.running_mean, without_count["running_mean"])
+
+
+def test_resetting_it_gives_a_new_layer() -> None:
+    frozen = FrozenBatchNorm(6)
+    frozen.load_state_dict(trained().state_dict())
+    frozen.reset_parameters()
+    new = FrozenBatchNorm(6).state_dict()
+    assert all(torch.equal(new[key], value) for key, value in frozen.state_dict().items())
+
+
+@pytest.mark.parametrize(
+    "old", [nn.GroupNorm(2, 6), nn.BatchNorm2d(6, track_running_stats=False), groupnorm.nn.BatchGroupNorm(6, 3)]
+)
+def test_a_norm_without_statistics_of_its_channels_cannot_be_frozen(old: nn.Module) -> None:
+    row = groupnorm.plan(nn.Sequential(old), "frozen")["0"]
+    assert row.action == "refuse"
+    assert "has no running mean and variance of its 6 channels, and frozen would use 0 and 1" in row.why
+    assert "recompute_statistics_" in row.why

@@ -2,22 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeGuard
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
+from groupnorm.conversion.fitting import Fitting, Targets, check_finite, reason_not_seen
 from groupnorm.conversion.least_squares import ChannelFit, LinearFit
-from groupnorm.conversion.probe import evaluating, inputs_of, run
+from groupnorm.conversion.population import BATCH_NORMS
+from groupnorm.conversion.probe import (
+    check_batches,
+    device_of,
+    evaluating,
+    first_tensor,
+    inputs_of,
+    run,
+)
 from groupnorm.conversion.rules import Facts, facts
-from groupnorm.conversion.watch import Call, Watch
 from groupnorm.errors import ArgumentError, ConversionError
-from groupnorm.functional import group_norm
-from groupnorm.nn.base import SampleNorm, upcast
+from groupnorm.nn.base import SampleNorm
 from groupnorm.nn.group_norm import GroupNorm
 
 RIDGE = 1e-3
@@ -29,8 +35,12 @@ class Calibration:
     """What :func:`calibrate_` did.
 
     Attributes:
-        unexplained: for each norm, by path, the share of the variance of the original's output that it does not give.
-        left: norms that could not be fitted, and why.
+        unexplained: for each norm, by path, the share of the variance of the original's output, over all channels, that
+            the best scale and shift leave. It is that of the inputs which the norm had in the last pass, while the
+            norms before it were still being fitted, and before the linear layers were: a sign of how well the new norm
+            can follow the old one there, and not the error of the finished model. For ``"PATH in a sum"`` it is the
+            variance of what the norm was to give to the sum; its scale and shift are those of that fit.
+        left: norms, and linear layers, that could not be fitted, by path, and why.
     """
 
     unexplained: dict[str, float] = field(default_factory=dict)
@@ -60,21 +70,28 @@ def calibrate_(
     is added to another branch, it is the sum that is brought near: what the other branch has wrong is made good. Each
     linear layer is then changed, by ridge regression, towards the outputs that the original has. Labels are not used.
 
+    Parameters that do not learn (``requires_grad=False``) are fitted too: nothing is learned here. Those that several
+    layers share, or that a parametrization computes, are left, since a fit for one layer is none for the other. When
+    anything goes wrong, Ctrl-C included, every parameter gets back the value it had.
+
     Args:
         converted: a model from :func:`groupnorm.convert`, whose norms are group, layer, instance, RMS or filter
             response norms.
         original: the model it came from.
-        data: batches of inputs, or of tuples that begin with the inputs; a few hundred images are enough. They are held
-            in memory, and used ``passes`` times and once more for the linear layers.
+        data: batches of inputs, or of tuples or lists that begin with the inputs, as a data loader gives; a few hundred
+            images are enough. Inputs that are a tuple or list are positional arguments of the model; a mapping is its
+            keyword arguments, and goes to the model whole, with the labels that may be in it. They are held in memory,
+            and used ``passes`` times and once more for the linear layers.
         passes: over the data for the norms. Default: 2.
         linear: fit the linear layers, too. Default: True.
         progress: called after each batch with the number of batches done.
 
     Returns:
-        What is left unexplained of each norm, and ``undo()``.
+        What is left unexplained of each norm, what was left as it is, and ``undo()``.
 
     Raises:
-        ArgumentError: no data, ``passes`` below 1, or models on two devices.
+        ArgumentError: no data, one batch in place of batches, values that are not finite, ``passes`` below 1, or models
+            on two devices.
         ConversionError: the models have no norms at the same paths that differ.
 
     Example::
@@ -84,55 +101,74 @@ def calibrate_(
     """
     if passes < 1:
         raise ArgumentError(f"passes={passes}; expected at least 1")
-    batches = data if isinstance(data, (list, tuple)) else list(data)
+    check_batches(data)
+    batches = list(data)
     if not batches:
         raise ArgumentError("data has no batches; expected some inputs of the model, a few hundred images")
     _check_devices(converted, original)
     result = Calibration()
-    olds, news = _norms(converted, original, result.left)
-    linears = _linears(converted, original) if linear else {}
+    owners = _owners(converted)
+    olds, news = _norms(converted, original, owners, result.left)
+    linears = _linears(converted, original, owners, result.left) if linear else {}
     for module in (*news.values(), *(new for new, _ in linears.values())):
         result._before += [(p, p.detach().clone()) for p in module.parameters(recurse=False)]
     fits: dict[str, ChannelFit] = {}
     done = 0
-    with torch.no_grad(), evaluating(converted), evaluating(original):
-        for _ in range(passes):
-            for fit in fits.values():
-                fit.turn()
-            for number, batch in enumerate(batches, start=1):
-                with _Targets(olds) as targets:
-                    run(original, inputs_of(batch, original))
-                with _Fitting(news, targets, fits, number / len(batches)):
-                    run(converted, inputs_of(batch, converted))
-                progress(done := done + 1)
-        if linears:
-            changes = {path: LinearFit(new.weight, new.bias, RIDGE) for path, (new, _) in linears.items()}
-            for batch in batches:
-                _count(changes, linears, converted, original, inputs_of(batch, converted))
-                progress(done := done + 1)
-            for change in changes.values():
-                change.apply()
+    try:
+        with torch.no_grad(), evaluating(converted), evaluating(original):
+            for _ in range(passes):
+                for fit in fits.values():
+                    fit.turn()
+                for number, batch in enumerate(batches, start=1):
+                    with Targets(olds) as targets:
+                        run(original, inputs_of(batch, original))
+                    with Fitting(news, targets, fits, number, number / len(batches)):
+                        run(converted, inputs_of(batch, converted))
+                    progress(done := done + 1)
+            if linears:
+                changes = {path: LinearFit(new.weight, new.bias, RIDGE) for path, (new, _) in linears.items()}
+                for number, batch in enumerate(batches, start=1):
+                    _count(changes, linears, converted, original, inputs_of(batch, converted), number)
+                    progress(done := done + 1)
+                for change in changes.values():
+                    change.apply()
+    except BaseException:
+        result.undo()
+        raise
     result.unexplained = {name: fit.unexplained() for name, fit in fits.items()}
     return result
 
 
 def _check_devices(converted: nn.Module, original: nn.Module) -> None:
-    devices = [str(next(model.parameters()).device) for model in (converted, original)]
-    if devices[0] != devices[1]:
+    devices = [device_of(model) for model in (converted, original)]
+    if None not in devices and devices[0] != devices[1]:
         raise ArgumentError(
             f"the converted model is on {devices[0]} and the original on {devices[1]}; expected both on one device: "
             f"move one with .to()"
         )
 
 
+_Owners = dict[int, list[str]]
+"""From the id of a parameter to the paths of the modules that have it."""
+
+
+def _owners(model: nn.Module) -> _Owners:
+    owners: _Owners = {}
+    for path, module in model.named_modules():
+        for parameter in module.parameters(recurse=False):
+            owners.setdefault(id(parameter), []).append(path)
+    return owners
+
+
 def _norms(
-    converted: nn.Module, original: nn.Module, left: dict[str, str]
+    converted: nn.Module, original: nn.Module, owners: _Owners, left: dict[str, str]
 ) -> tuple[dict[str, nn.Module], dict[str, nn.Module]]:
     """The norms of the original that differ from those of the converted model, and these, by path.
 
     Args:
         converted: the model to fit.
         original: the model it came from.
+        owners: of the parameters of the model to fit.
         left: gets the norms that cannot be fitted, and why.
     """
     all_olds = dict(original.named_modules())
@@ -140,100 +176,81 @@ def _norms(
     news: dict[str, nn.Module] = {}
     for path, new in converted.named_modules():
         old = all_olds.get(path)
-        if old is None or facts(new) is None or facts(old) is None:
+        if old is None:
+            continue
+        try:
+            new_facts, old_facts = facts(new), facts(old)
+        except ArgumentError as error:  # no rule knows one of them
+            left[path] = str(error).partition(";")[0]
+            continue
+        if new_facts is None or old_facts is None:
             continue
         if type(old) is type(new) and old.extra_repr() == new.extra_repr():  # with other groups it is another norm
             continue
-        if not isinstance(new, (GroupNorm, SampleNorm)):
-            left[path] = f"{type(new).__name__} has statistics of batches: recompute those instead"
-        elif new.weight is None or new.bias is None:
-            left[path] = f"{type(new).__name__} has no scale and shift to fit"
+        reason = _reason_left(path, new, new_facts, owners) or reason_not_seen(old_facts, new_facts)
+        if reason:
+            left[path] = reason
         else:
             olds[path], news[path] = old, new
     if not news:
+        some = f", but {dict(list(left.items())[:3])}{' and more' if len(left) > 3 else ''}" if left else ""
         raise ConversionError(
-            f"no norms to fit{f', but {left}' if left else ''}; expected a model and what groupnorm.convert() made of "
+            f"no norms to fit{some}; expected a model and what groupnorm.convert() made of "
             f"it, a copy with group, layer, instance, RMS or filter response norms"
         )
     return olds, news
 
 
-class _Targets(Watch):
-    """The outputs of the original's norms before their activations, and the sums they go into."""
-
-    def __init__(self, norms: Mapping[str, nn.Module]) -> None:
-        super().__init__(norms)
-        self.outputs: dict[tuple[str, int], Tensor] = {}
-        self.sums: dict[tuple[str, int], Tensor] = {}
-
-    def after(self, call: Call) -> Tensor:
-        known = facts(call.norm)
-        assert known is not None
-        y = call.y if not (known.after or known.activation) else _unactivated(call.norm, call.x, known)
-        self.outputs[call.key] = y.clone()
-        return call.y
-
-    def sum(self, call: Call, other: Tensor) -> Tensor:
-        total = call.y + other
-        self.sums[call.key] = total.clone()
-        return total
+def _reason_left(path: str, norm: nn.Module, known: Facts, owners: _Owners) -> str:
+    """Why a norm cannot be fitted; "" where it can."""
+    kind = type(norm).__name__
+    if known.spec in BATCH_NORMS:
+        return f"{kind} has statistics of batches: recompute those instead"
+    if known.spec == "frozen":
+        return f"{kind} has statistics of an earlier training, which stay"
+    if not isinstance(norm, (GroupNorm, SampleNorm)):
+        return f"{kind} is no norm of groupnorm with statistics of the sample alone: only those are fitted"
+    if norm.weight is None or norm.bias is None:
+        return f"{kind} has no scale and shift to fit"
+    return _reason_fixed(path, norm, owners)
 
 
-class _Fitting(Watch):
-    """Fits each norm as it is reached, and once more when its output is added to another branch."""
-
-    def __init__(self, norms: Mapping[str, nn.Module], targets: _Targets, fits: dict[str, ChannelFit], done: float):
-        super().__init__(norms)
-        self.targets, self.fits, self.done = targets, fits, done
-
-    def after(self, call: Call) -> Tensor:
-        return self._fit(call.path, call, self.targets.outputs.get(call.key))
-
-    def sum(self, call: Call, other: Tensor) -> Tensor:
-        wanted = self.targets.sums.get(call.key)
-        if wanted is None:
-            return call.y + other
-        return self._fit(f"{call.path} in a sum", call, wanted - other) + other
-
-    def _fit(self, name: str, call: Call, target: Tensor | None) -> Tensor:
-        weight, bias = call.norm.weight, call.norm.bias
-        assert isinstance(weight, Tensor) and isinstance(bias, Tensor)  # noqa: PT018
-        if target is None:
-            return call.y
-        if name not in self.fits:
-            self.fits[name] = ChannelFit(len(weight), weight.device)
-        self.fits[name].add(_normalized(call.norm, call.x), target)
-        scale, shift = self.fits[name].solve(self.done)
-        weight.copy_(scale)
-        bias.copy_(shift)
-        y: Tensor = type(call.norm).forward(call.norm, call.x)
-        return y
+def _reason_fixed(path: str, layer: nn.Module, owners: _Owners) -> str:
+    """Why weight and bias of a layer cannot be set for it alone; "" where they can."""
+    for name in ("weight", "bias"):
+        tensor = getattr(layer, name)
+        if tensor is None:
+            continue
+        if layer._parameters.get(name) is None:
+            return f"its {name} is computed, as by a parametrization, and cannot be set: remove that before"
+        others = [other or "the model" for other in owners[id(tensor)] if other != path]
+        if others:
+            return f"its {name} is that of {', '.join(others)} too, and a fit for one is none for the other"
+    return ""
 
 
-def _normalized(norm: nn.Module, x: Tensor) -> Tensor:
-    """The output of a norm before scale, shift and activation."""
-    if isinstance(norm, GroupNorm):
-        return group_norm(x, norm.num_groups, None, None, norm.eps)
-    assert isinstance(norm, SampleNorm)
-    return norm.normalize(upcast(x))
-
-
-def _unactivated(norm: Any, x: Tensor, known: Facts) -> Tensor:
-    """The output of a norm of another library before its activation, in evaluation."""
-    if known.spec == "gn":
-        return F.group_norm(x, norm.num_groups, norm.weight, norm.bias, norm.eps)
-    of_batch = norm.running_mean is None
-    return F.batch_norm(x, norm.running_mean, norm.running_var, norm.weight, norm.bias, of_batch, 0.0, norm.eps)
-
-
-def _linears(converted: nn.Module, original: nn.Module) -> dict[str, tuple[nn.Linear, nn.Linear]]:
-    """The plain linear layers of both, by path."""
+def _linears(
+    converted: nn.Module, original: nn.Module, owners: _Owners, left: dict[str, str]
+) -> dict[str, tuple[nn.Linear, nn.Linear]]:
+    """The plain linear layers of both, by path; ``left`` gets those that cannot be fitted, and why."""
     olds = dict(original.named_modules())
-    return {
-        path: (new, old)
-        for path, new in converted.named_modules()
-        if type(new) is nn.Linear and type(old := olds.get(path)) is nn.Linear and not parametrize.is_parametrized(new)
-    }
+    found = {}
+    for path, new in converted.named_modules():
+        old = olds.get(path)
+        if old is None or not (_is_linear(new) and _is_linear(old)):
+            continue
+        reason = _reason_fixed(path, new, owners)
+        if reason:
+            left[path] = reason
+        else:
+            found[path] = (new, old)
+    return found
+
+
+def _is_linear(module: nn.Module) -> TypeGuard[nn.Linear]:
+    """Whether a module is one of ``nn.Linear`` itself; attention has a subclass, whose forward is not called."""
+    kind = type(module).__mro__[1] if parametrize.is_parametrized(module) else type(module)
+    return kind is nn.Linear
 
 
 def _count(
@@ -242,15 +259,25 @@ def _count(
     converted: nn.Module,
     original: nn.Module,
     inputs: Any,
+    batch: int,
 ) -> None:
     """Let the fits of linear layers count a batch."""
     outputs: dict[str, list[Tensor]] = {path: [] for path in linears}
+
+    def add(path: str, x: Tensor | None, y: Tensor) -> None:
+        assert x is not None
+        target = outputs[path].pop(0)
+        check_finite(f"linear layer {path!r}", batch, x, y, target)
+        fits[path].add(x, y, target)
+
     hooks = [
-        old.register_forward_hook(lambda module, x, y, path=path: outputs[path].append(y.clone()))
+        old.register_forward_hook(lambda layer, x, y, path=path: outputs[path].append(y.clone()))
         for path, (_, old) in linears.items()
     ]
     hooks += [
-        new.register_forward_hook(lambda module, x, y, path=path: fits[path].add(x[0], y, outputs[path].pop(0)))
+        new.register_forward_hook(
+            lambda layer, x, options, y, path=path: add(path, first_tensor(x, options), y), with_kwargs=True
+        )
         for path, (new, _) in linears.items()
     ]
     try:

@@ -5,25 +5,27 @@ from __future__ import annotations
 import copy
 import warnings
 from collections.abc import Iterable
-from functools import partial
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import torch
 from torch import nn
 
+from groupnorm.conversion.agreement import agree_
 from groupnorm.conversion.groups import Groups
 from groupnorm.conversion.plan import Plan, Row
-from groupnorm.conversion.planning import Where, plan
-from groupnorm.conversion.probe import Seen, probe
+from groupnorm.conversion.planning import look, plan
+from groupnorm.conversion.probe import Seen
 from groupnorm.conversion.report import Report
 from groupnorm.conversion.rules import facts
+from groupnorm.conversion.selection import Where
 from groupnorm.conversion.sites import Site, sites
 from groupnorm.conversion.surgery import exchange_, rebind_, references
-from groupnorm.conversion.targets import build
+from groupnorm.conversion.targets import build, internal
 from groupnorm.conversion.wrapped import check_bare
-from groupnorm.errors import ArgumentError, ConversionError, DivisibilityError
+from groupnorm.errors import ArgumentError, ConversionError
 from groupnorm.nn.factory import parse
-from groupnorm.nn.weight_standardization import standardize_weight_, unstandardize_weight_
+from groupnorm.nn.weight_standardization import is_standardized, standardize_weight_, unstandardize_weight_
 from groupnorm.nn.wiring import NeedsConvolution
 
 Model = TypeVar("Model", bound=nn.Module)
@@ -62,10 +64,10 @@ def convert(
     if made.rows and made.rows[0].path == "" and made.rows[0].action == "replace":
         holder = nn.Sequential(_copy(model))
         inner = Plan(made.to, [_moved(row, "0") for row in made.rows])
-        convert_(holder, inner, sample_input=sample_input)
+        _convert(holder, inner, sample_input, None)
         return holder[0]  # type: ignore[return-value]
     twin = _copy(model)
-    convert_(twin, made, sample_input=sample_input)
+    _convert(twin, made, sample_input, None)
     return twin
 
 
@@ -103,19 +105,21 @@ def convert_(
         >>> report = groupnorm.convert_(model, "ws+gn", sample_input=images, optimizer=optimizer)
         >>> report.undo()
     """
-    made = _planned(model, to, groups, where, sample_input)
+    return _convert(model, _planned(model, to, groups, where, sample_input), sample_input, optimizer)
+
+
+def _convert(model: nn.Module, made: Plan, sample_input: Any, optimizer: Optimizers) -> Report:
     found = {site.path: site for site in sites(model)}
-    _check(made, found)
+    seen = look(model, [found[row.path].module for row in made.of("replace") if row.path in found], sample_input)
+    agree_(made, found, seen)
     rows = made.of("replace")
     if not rows:
         warnings.warn(
             f"nothing was converted: {made.summary}; look at the plan, groupnorm.plan(model, ...)",
             NothingConvertedWarning,
-            stacklevel=2,
+            stacklevel=3,  # whoever called convert() or convert_()
         )
-    olds = [found[row.path].module for row in rows]
-    seen = probe(model, olds, sample_input)
-    report = Report(made, _notes(model, olds))
+    report = Report(made, _notes(model, [found[row.path].module for row in rows]))
     optimizers = [optimizer] if isinstance(optimizer, torch.optim.Optimizer) else list(optimizer or ())
     try:
         for row in rows:
@@ -144,12 +148,12 @@ def _carry_out(
     site = found[row.path]
     known = facts(site.module)
     assert known is not None
-    new = build(parse(row.new).row, row.number, site.module, known, seen.rank)
+    new = build(parse(row.new).row, row.number, site.module, known, row.rank or seen.rank)
     if isinstance(new, NeedsConvolution):
         if seen.before is None:
             raise ConversionError(f"{row.path} needs the convolution before it; expected sample_input= to find it by")
         new.attach(seen.before)
-    report._undo.append(exchange_(site, new))
+    report._undo.append(exchange_(site, new, internal=internal(site.module, known)))
     report._undo += [rebind_(optimizer, site.module, new) for optimizer in optimizers]
     owned = {id(p) for optimizer in optimizers for group in optimizer.param_groups for p in group["params"]}
     olds = {id(p) for p in site.module.parameters()}
@@ -158,32 +162,27 @@ def _carry_out(
         report.notes.append(
             f"{row.path} has new parameters {strays}, and no optimizer has any of the old norm: use add_param_group()"
         )
-    if row.standardized:
-        layer = found[row.standardized].module
+    if row.standardized and not is_standardized(layer := found[row.standardized].module):  # one may stand before two
         standardize_weight_(layer)
-        report._undo.append(partial(unstandardize_weight_, layer, fold=False))
+        report._undo.append(_Unstandardize(layer))
 
 
-def _check(made: Plan, found: dict[str, Site]) -> None:
-    """Raise unless the plan can be carried out on the model with these modules."""
-    if refused := made.of("refuse"):
-        reasons = "\n".join(f"- {row.path}: {row.why}" for row in refused)
-        raise ConversionError(f"{len(refused)} norms cannot be converted:\n{reasons}")
-    for row in made.of("replace"):
-        site = found.get(row.path)
-        known = None if site is None else facts(site.module)
-        if site is None or known is None or known.channels != row.channels or set(site.paths[1:]) != set(row.shared):
-            what = "nothing" if site is None else repr(site.module)
+@dataclass(frozen=True)
+class _Unstandardize:
+    """The way back from a standardised weight."""
+
+    layer: nn.Module
+
+    def check(self) -> None:
+        """Raise where it is standardised no longer, or more was added since."""
+        if not is_standardized(self.layer) or len(self.layer.parametrizations.weight) > 1:  # type: ignore
             raise ConversionError(
-                f"the plan has {row.old} at {row.path!r}, and the model {what}; expected the model that was planned for"
+                f"the weight of {self.layer} is no longer the one that this conversion standardised; expected the "
+                f"modules as it left them: undo first what was done to it later"
             )
-        if row.path == "":
-            raise ConversionError(
-                "the model itself is the norm, which cannot be exchanged in place; expected a model that contains it: "
-                "use convert()"
-            )
-        if parse(row.new).row.number == "groups" and row.number and row.channels % row.number:
-            raise DivisibilityError(row.channels, row.number)
+
+    def __call__(self) -> None:
+        unstandardize_weight_(self.layer, fold=False)
 
 
 def _notes(model: nn.Module, olds: list[nn.Module]) -> list[str]:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import operator
 import re
 from collections.abc import Callable, Mapping
-from fnmatch import fnmatchcase
+from typing import Any
 
+from groupnorm.conversion.selection import check_takes, fits
 from groupnorm.errors import ArgumentError, divisors
 from groupnorm.nn.norm import MAX_GROUPS
 
@@ -20,6 +22,36 @@ Groups = Policy | Mapping[str | re.Pattern[str], Policy] | None
 _BY_SIZE = re.compile("c([1-9][0-9]*)")
 
 
+def check_groups(groups: Any) -> None:
+    """Raise where a mapping has keys that are no patterns, or a function takes other arguments."""
+    if isinstance(groups, Mapping):
+        if wrong := [key for key in groups if not isinstance(key, (str, re.Pattern))]:
+            raise ArgumentError(
+                f"groups={groups!r} has the key {wrong[0]!r}; expected globs over paths or compiled regular "
+                f"expressions, as in {{'layer4.*': 16, '*': 'auto'}}"
+            )
+        for pattern, policy in groups.items():
+            if callable(policy):
+                check_takes(policy, f"groups[{_shown(pattern)}]", "channels", "positions")
+    elif callable(groups):
+        check_takes(groups, "groups", "channels", "positions")
+
+
+def resolve_at(groups: Groups, path: str, channels: int, positions: int | None) -> tuple[int, str]:
+    """As :func:`resolve`, for the layer at ``path``, which an error names, with the pattern that fits it."""
+    try:
+        return resolve(policy_of(groups, path), channels, positions)
+    except ArgumentError as error:
+        if not isinstance(groups, Mapping):
+            raise
+        pattern = next(pattern for pattern in groups if fits(pattern, path))
+        raise ArgumentError(f"{path!r}, which the pattern {_shown(pattern)} fits: {error}") from error
+
+
+def _shown(pattern: str | re.Pattern[str]) -> str:
+    return repr(pattern if isinstance(pattern, str) else pattern.pattern)
+
+
 def policy_of(groups: Groups, path: str) -> Policy:
     """The policy for the layer at ``path``: the first whose pattern fits, "auto" where none does.
 
@@ -30,8 +62,7 @@ def policy_of(groups: Groups, path: str) -> Policy:
     """
     if isinstance(groups, Mapping):
         for pattern, policy in groups.items():
-            fits = pattern.search(path) if isinstance(pattern, re.Pattern) else fnmatchcase(path, pattern)
-            if fits:
+            if fits(pattern, path):
                 return policy
         return "auto"
     return "auto" if groups is None else groups
@@ -74,10 +105,14 @@ def _most(limit: int, channels: int, positions: int | None, remark: str) -> tupl
     return groups, remark and f"{remark}: {groups} of {channels // groups}"
 
 
-def _checked(groups: object) -> int:
-    if not isinstance(groups, int) or isinstance(groups, bool) or groups < 1:
+def _checked(groups: Any) -> int:
+    try:
+        number = operator.index(groups)  # NumPy's integers too
+    except TypeError:
+        number = 0
+    if number < 1 or isinstance(groups, bool):
         raise ArgumentError(
             f"groups={groups!r}; expected a number of at least 1, 'c16' for 16 channels a group, 'auto', or a function "
             f"of channels and positions that returns a number"
         )
-    return groups
+    return number

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections import Counter
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Literal
@@ -11,6 +12,8 @@ from groupnorm.errors import ArgumentError
 
 if TYPE_CHECKING:
     from rich.table import Table
+
+_SPEC = re.compile(r"(ws\+)?([a-z0-9-]+)(:c?[0-9]+)?")
 
 Action = Literal["replace", "skip", "refuse"]
 
@@ -23,12 +26,13 @@ class Row:
         path: of the norm; its first, where it has several.
         old: what it is.
         action: "replace", "skip", or "refuse": a plan with refused rows is not applied.
-        new: the spec of what it becomes, without a number.
+        new: the spec of what it becomes, without a number; "gn:2" is taken as new="gn" and number=2.
         channels: number of channels.
-        number: of groups, examples or parts; None where the new norm has none, or its own default.
+        number: of groups, examples or parts; None where the new norm has none, or for its default ("auto" for groups).
         why: what there is to say about the number; why skipped; or why refused, and the remedy.
         lost: what the new norm cannot keep.
         shared: the other paths of the same module; all are replaced by one.
+        rank: of its input, which "bn" has a class for each of; None where nothing tells it.
         standardized: path of the convolution or linear layer whose weight is standardised; "" for none.
     """
 
@@ -42,11 +46,12 @@ class Row:
     lost: tuple[str, ...] = ()
     shared: tuple[str, ...] = ()
     standardized: str = ""
+    rank: int | None = None
 
     @property
     def becomes(self) -> str:
         """The new norm as a spec: "gn:8"."""
-        number = "" if self.number is None else f":{self.number}"
+        number = "" if self.number is None or ":" in self.new else f":{self.number}"
         return f"{'ws+' if self.standardized else ''}{self.new}{number}"
 
 
@@ -85,21 +90,49 @@ class Plan:
 
     @classmethod
     def from_json(cls, text: str) -> Plan:
-        """The plan that :meth:`to_json` wrote."""
-        fields = json.loads(text)
-        rows = [Row(**row) for row in fields["rows"]]
-        for row in rows:
-            row.lost, row.shared = tuple(row.lost), tuple(row.shared)
-        return cls(fields["to"], rows)
+        """The plan that :meth:`to_json` wrote.
+
+        Raises:
+            ArgumentError: the text is none.
+        """
+        try:
+            fields = json.loads(text)
+            rows = [Row(**row) for row in fields["rows"]]
+            for row in rows:
+                row.lost, row.shared = tuple(row.lost), tuple(row.shared)
+            return cls(fields["to"], rows)
+        except (ValueError, KeyError, TypeError) as error:
+            raise ArgumentError(
+                f"the text is no plan ({type(error).__name__}: {error}); expected what Plan.to_json() wrote"
+            ) from error
 
     @property
     def summary(self) -> str:
-        """How many norms become what, and what all of them lose, in one line."""
-        replaced, skipped, refused = (len(self.of(action)) for action in ("replace", "skip", "refuse"))
-        parts = [f"{replaced} of {len(self.rows)} norms become {self.to}"]
-        parts += [f"{skipped} left alone"] * bool(skipped) + [f"{refused} cannot be converted"] * bool(refused)
-        lost = Counter(name for row in self.of("replace") for name in row.lost)
+        """How many norms become what, and what they lose, in one line."""
+        if not self.rows and _SPEC.fullmatch(self.to):
+            return "the model has no norms over channels"
+        replaced, skipped, refused = (self.of(action) for action in ("replace", "skip", "refuse"))
+        become = Counter(self._label(row) for row in replaced) or Counter({self.to: 0})
+        (first, count), *others = become.most_common()
+        parts = [
+            " and ".join([f"{count} of {len(self.rows)} norms become {first}", *(f"{n} {to}" for to, n in others)])
+        ]
+        parts += [f"{len(skipped)} left alone"] * bool(skipped) + [f"{len(refused)} cannot be converted"] * bool(
+            refused
+        )
+        lost = Counter(name for row in replaced for name in row.lost)
         return ", ".join(parts) + "".join(f"; {count} lose {name}" for name, count in lost.items())
+
+    def _label(self, row: Row) -> str:
+        """What a row becomes, as coarsely as it was asked for: "gn" if that is, whatever the groups."""
+        asked = _SPEC.fullmatch(self.to)
+        if asked is None:  # a plan that is not of specs
+            return self.to
+        spec, number = asked[2], asked[3] or ""
+        new = row.becomes.removeprefix("ws+").partition(":")[0]
+        if new != spec or not number:
+            return f"{'ws+' if row.standardized else ''}{new}"
+        return f"{'ws+' if row.standardized else ''}{spec}{number}" if number.startswith(":c") else row.becomes
 
     def cells(self) -> list[tuple[str, str, str, str]]:
         """Path, old norm, new norm and remarks of each row, as texts."""

@@ -2,26 +2,23 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Iterable
-from fnmatch import fnmatchcase
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from torch import nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
-from groupnorm.conversion.groups import Groups, policy_of, resolve
+from groupnorm.conversion.exchangeable import describe, groups_of, known, lost, unfit
+from groupnorm.conversion.groups import Groups, check_groups, resolve_at
 from groupnorm.conversion.plan import Plan, Row
 from groupnorm.conversion.probe import Seen, probe
-from groupnorm.conversion.rules import Facts, facts
-from groupnorm.conversion.sites import sites
+from groupnorm.conversion.rules import Facts
+from groupnorm.conversion.selection import Where, check_fits_some, checked, selects
+from groupnorm.conversion.sites import Site, rank_before, sites
 from groupnorm.conversion.wrapped import check_bare
-from groupnorm.errors import ArgumentError, SingleElementError
+from groupnorm.errors import ArgumentError, ConversionError, SingleElementError
 from groupnorm.nn.factory import Spec, parse
 from groupnorm.nn.weight_standardization import check_standardizable, is_standardized
 from groupnorm.nn.wiring import NeedsConvolution
-
-Where = str | re.Pattern[str] | type[nn.Module] | Callable[[str, nn.Module], bool] | Iterable[Any] | None
 
 
 def plan(
@@ -47,74 +44,69 @@ def plan(
         The plan.
 
     Raises:
-        ConversionError: the model is wrapped, scripted or quantised, so that its modules cannot be exchanged.
+        ConversionError: the model is wrapped, scripted or quantised, so that its modules cannot be exchanged; or it
+            cannot run ``sample_input``.
         UnknownNameError: an unknown spec.
-        ArgumentError: groups that cannot be, or "ws+..." or "cbn" without ``sample_input``.
+        ArgumentError: groups that cannot be, a pattern that fits no norm, or "ws+..." or "cbn" without
+            ``sample_input``.
     """
     check_bare(model)
     spec = parse(to)
-    groups = _asked(spec, groups)
-    needs_layer = spec.standardized or issubclass(spec.row.layer, NeedsConvolution)
-    if needs_layer and sample_input is None:
+    groups, where = _asked(spec, groups), checked(where)
+    if needs_layer(spec) and sample_input is None:
         raise ArgumentError(
             f"to={to!r} and no sample_input; expected an input of the model, such as torch.randn(2, 3, 224, 224): "
             f"the layers before the norms are found by running it"
         )
-    found = [(site, known) for site in sites(model) if (known := _known(site.module)) is not None]
-    seen = probe(model, [site.module for site, _ in found], sample_input)
+    found = [(site, what) for site in sites(model) if (what := known(site.module)) is not None]
+    _check_patterns(where, groups, [path for site, _ in found for path in site.paths])
+    seen = look(model, [site.module for site, _ in found], sample_input)
     names = {module: name for name, module in model.named_modules()}
-    rows = []
-    for site, known in found:
-        row = Row(site.path, _describe(site.module), "replace", spec.row.spec, shared=site.paths[1:])
-        if not any(selects(where, path, site.module) for path in site.paths):
-            row.action, row.why = "skip", "not selected by where="
-        elif isinstance(known, str):
-            row.action, row.why = "refuse", known
-        else:
-            _fill(row, spec, groups, known, seen[site.module])
-            if needs_layer:
-                _layer(row, spec, seen[site.module].before, names)
-            if (
-                row.action == "replace"
-                and not row.standardized
-                and (already := _already(row, spec, site.module, known))
-            ):
+    rows: list[Row] = []
+    for site, what in found:
+        row = Row(site.path, describe(site.module), "replace", spec.row.spec, shared=site.paths[1:])
+        selected = any(selects(where, path, site.module) for path in site.paths)
+        if isinstance(what, Facts):
+            _fill(row, spec, groups, what, seen[site.module], site)
+            if selected and needs_layer(spec) and row.action == "replace":
+                _layer(row, spec, seen[site.module].before, names, rows)
+            if row.action == "replace" and not row.standardized and (already := _already(row, spec, site.module, what)):
                 row.action, row.why = "skip", already
-            if row.action == "replace":
-                row.lost = _lost(site.module, spec.row.layer, known)
-            else:
-                row.number, row.standardized = None, ""
+        else:
+            row.action, row.why = "refuse", what
+        if not selected:
+            row.action, row.why = "skip", "not selected by where="
+        if row.action == "replace" and isinstance(what, Facts):
+            row.lost = lost(site.module, what, spec.row, row.number)
         rows.append(row)
     return Plan(to, rows)
 
 
-def _known(norm: nn.Module) -> Facts | str | None:
-    """What is known of a norm, or why nothing is."""
-    try:
-        return facts(norm)
-    except ArgumentError as error:
-        return str(error)
+def needs_layer(spec: Spec) -> bool:
+    """Whether a norm can be made only with the layer before it, which an input of the model shows."""
+    return spec.standardized or issubclass(spec.row.layer, NeedsConvolution)
 
 
-def selects(where: Where, path: str, module: nn.Module) -> bool:
-    """Whether a condition holds for a module.
+def look(model: nn.Module, norms: Iterable[nn.Module], sample_input: Any) -> dict[nn.Module, Seen]:
+    """What norms see when the model runs ``sample_input``; nothing where that is None.
 
     Raises:
-        ArgumentError: it is none.
+        ConversionError: the model cannot run it.
     """
-    if where is None:
-        return True
-    if isinstance(where, str):
-        return fnmatchcase(path, where)
-    if isinstance(where, re.Pattern):
-        return where.search(path) is not None
-    if isinstance(where, type):
-        return isinstance(module, where)
-    if callable(where):
-        return bool(where(path, module))
-    if isinstance(where, Iterable):
-        return any(selects(part, path, module) for part in where)
-    raise ArgumentError(f"where={where!r}; expected a glob, a compiled regular expression, a class, or a function")
+    try:
+        return probe(model, norms, sample_input)
+    except Exception as error:
+        raise ConversionError(
+            f"running sample_input through the model failed: {type(error).__name__}: {error}; expected an input that "
+            f"it takes in evaluation mode: a tensor, a tuple of arguments or a mapping of keyword arguments"
+        ) from error
+
+
+def _check_patterns(where: Where, groups: Groups, paths: Sequence[str]) -> None:
+    """Raise where a pattern of ``where`` or ``groups`` cannot be one, or fits no norm."""
+    check_groups(groups)
+    check_fits_some("where", where if isinstance(where, list) else [where], paths)
+    check_fits_some("groups", groups if isinstance(groups, Mapping) else (), paths)
 
 
 def _asked(spec: Spec, groups: Groups) -> Groups:
@@ -129,56 +121,50 @@ def _asked(spec: Spec, groups: Groups) -> Groups:
     return groups
 
 
-def _fill(row: Row, spec: Spec, groups: Groups, known: Facts, seen: Seen) -> None:
-    """Channels, number and remark of a row, or why it is refused."""
+def _fill(row: Row, spec: Spec, groups: Groups, facts: Facts, seen: Seen, site: Site) -> None:
+    """Channels, number, rank and remark of a row, or why it is refused."""
     target = spec.row
-    row.channels, row.number = known.channels, spec.number
+    row.channels, row.number = facts.channels, spec.number
+    row.rank = facts.rank or seen.rank or rank_before(site)
     if target.number == "groups":
-        kept = target.spec == known.spec and groups is None
-        policy = known.number if kept and known.number else policy_of(groups, row.path)
-        row.number, row.why = resolve(policy, known.channels, seen.positions)
-    in_groups = _groups(target.spec, row.number, known.channels)
-    if in_groups and seen.positions is not None and known.channels // in_groups * seen.positions == 1:
-        row.action = "refuse"
-        if known.channels == 1:
-            remedy = "give a larger sample_input, if the model is meant for one"
-        else:
-            remedy = f"use groups={{{row.path!r}: 1}} for it" if target.number else "use 'gn' for it"
-        row.why = (
-            f"{in_groups} groups of {known.channels} channels at 1 position have 1 element each, and the output would "
-            f"be the bias whatever the input; expected at least 2: {remedy}, or leave it out with where="
-        )
+        kept = target.spec == facts.spec and groups is None
+        wanted = facts.number if kept and facts.number else groups
+        row.number, row.why = resolve_at(wanted, row.path, facts.channels, seen.positions)
+    if target.spec == "bn" and row.rank is None:
+        row.why = "taken for BatchNorm2d: pass sample_input= to be certain"
+    if reason := unfit(site.module, facts, target, row.number, seen.positions, row.path):
+        row.action, row.why = "refuse", reason
 
 
-def _already(row: Row, spec: Spec, old: nn.Module, known: Facts) -> str:
+def _already(row: Row, spec: Spec, old: nn.Module, facts: Facts) -> str:
     """That a norm is what is asked for already, in words; "" where it is not."""
-    had = _groups(known.spec, known.number, known.channels)
+    had = groups_of(facts.spec, facts.number, facts.channels)
     sample = old._buffers.get("running_mean") is None  # an instance norm may evaluate with running statistics
-    if had and sample and had == _groups(spec.row.spec, row.number, row.channels):
+    if had and sample and had == groups_of(spec.row.spec, row.number, row.channels):
         return f"has {had} groups already"
-    if known.spec == spec.row.spec and not had and row.number in (None, known.number):
-        return f"is {known.spec} already"
+    if facts.spec == spec.row.spec and not had and row.number in (None, facts.number):
+        return f"is {facts.spec} already"
     return ""
 
 
-def _groups(spec: str, number: int | None, channels: int) -> int | None:
-    """Groups of the norms that are group norm by another name; None of others."""
-    return {"gn": number, "ln": 1, "in": channels}.get(spec)
-
-
-def _layer(row: Row, spec: Spec, before: nn.Module | None, names: dict[nn.Module, str]) -> None:
+def _layer(row: Row, spec: Spec, before: nn.Module | None, names: dict[nn.Module, str], rows: Sequence[Row]) -> None:
     """The layer before a norm that needs one."""
     if spec.standardized:
-        reason = _not_standardizable(before)
+        reason = not_standardizable(before)
         row.standardized = "" if reason or before is None else names[before]
-        if reason:
-            row.why = "; ".join(filter(None, (row.why, f"without weight standardisation: {reason}")))
+        remark = f"without weight standardisation: {reason}" if reason else ""
+        if other := next(
+            (other.path for other in rows if row.standardized and row.standardized == other.standardized), ""
+        ):
+            remark = f"the weight of {row.standardized} is standardised once, for {other} and this"
+        row.why = "; ".join(filter(None, (row.why, remark)))
     elif before is None:
         row.action = "refuse"
         row.why = f"{spec.row.spec} needs the convolution right before it; expected one: use another norm here"
 
 
-def _not_standardizable(layer: nn.Module | None) -> str:
+def not_standardizable(layer: nn.Module | None) -> str:
+    """Why the weight of a layer before a norm cannot be standardised; "" where it can."""
     if layer is None:
         return "no single convolution or linear layer is right before it"
     if is_standardized(layer):
@@ -188,20 +174,3 @@ def _not_standardizable(layer: nn.Module | None) -> str:
     except (ArgumentError, SingleElementError) as error:
         return str(error)
     return ""
-
-
-def _lost(old: nn.Module, new: type[nn.Module], known: Facts) -> tuple[str, ...]:
-    batch = issubclass(new, _BatchNorm)
-    lost = []
-    if not batch and old._buffers.get("running_mean") is not None:
-        lost.append("running statistics")
-    lost += [name for name, _ in old.named_parameters(recurse=False) if name not in ("weight", "bias")]
-    if known.activation == "own":
-        lost.append("its own activation")
-    return tuple(lost)
-
-
-def _describe(module: nn.Module) -> str:
-    """The norm in short: its class, groups where it has them, and channels."""
-    numbers = [str(n) for name in ("num_groups", "num_channels", "num_features") if (n := getattr(module, name, None))]
-    return f"{type(module).__name__}({', '.join(numbers)})"

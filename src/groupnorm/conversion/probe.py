@@ -1,4 +1,4 @@
-"""What the norms of a model see in one forward pass: ranks, positions, and the convolution before them."""
+"""A model run on inputs, and what its norms see there: ranks, positions, and the convolution before them."""
 
 from __future__ import annotations
 
@@ -7,8 +7,11 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
+from groupnorm.conversion.rules import Facts, facts
+from groupnorm.errors import ArgumentError
 from groupnorm.nn.wiring import layers_before
 
 
@@ -41,7 +44,7 @@ def probe(model: nn.Module, norms: Iterable[nn.Module], sample_input: Any) -> di
         return seen
 
     def look(norm: nn.Module, inputs: tuple[Any, ...], options: dict[str, Any]) -> None:
-        x = next((value for value in (*inputs, *options.values()) if isinstance(value, Tensor)), None)
+        x = first_tensor(inputs, options)
         if x is not None:
             positions = math.prod(x.shape[2:])
             before = seen[norm].positions
@@ -67,11 +70,60 @@ def run(model: nn.Module, inputs: Any) -> Any:
     return model(*inputs) if isinstance(inputs, tuple) else model(inputs)
 
 
+def first_tensor(inputs: tuple[Any, ...], options: Mapping[str, Any]) -> Tensor | None:
+    """What a layer was called with, by position or by keyword; None: no tensor."""
+    return next((value for value in (*inputs, *options.values()) if isinstance(value, Tensor)), None)
+
+
+def known_facts(module: nn.Module) -> Facts | None:
+    """What is known of a norm; None where ``module`` is none, or one that no rule knows."""
+    try:
+        return facts(module)
+    except ArgumentError:
+        return None
+
+
+def check_batches(data: Iterable[Any]) -> None:
+    """Raise where ``data`` is one batch, whose images or names would be taken for batches."""
+    if isinstance(data, (Tensor, Mapping)):
+        shape = f" of shape {tuple(data.shape)}" if isinstance(data, Tensor) else ""
+        raise ArgumentError(f"data is one {type(data).__name__}{shape}; expected batches, such as [images]")
+
+
 def inputs_of(batch: Any, model: nn.Module) -> Any:
-    """The inputs of a batch, on the device of the model."""
-    x = batch[0] if isinstance(batch, (tuple, list)) else batch
-    device = next(model.parameters()).device
-    return x.to(device) if isinstance(x, Tensor) else x
+    """The inputs of a batch as :func:`run` takes them, with their tensors on the device of the model.
+
+    A batch is its inputs, or a tuple or list that begins with them, as a data loader gives; labels and whatever else
+    follows are left out. The inputs are one argument of the model, a tuple or list of positional arguments, or a
+    mapping of keyword arguments, which is passed whole. So ``[[a, b], labels]`` calls ``model(a, b)``, and
+    ``[a, labels]`` calls ``model(a)``. Where the one argument is a list itself, it is within another:
+    ``([[a, b]], labels)`` calls ``model([a, b])``.
+    """
+    if isinstance(batch, (tuple, list)):
+        if not batch:
+            raise ArgumentError(f"a batch is {batch!r}; expected inputs, or a tuple that begins with them")
+        batch = batch[0]
+    inputs = tuple(batch) if isinstance(batch, list) else batch
+    device = device_of(model)
+    return inputs if device is None else _moved(inputs, device)
+
+
+def device_of(model: nn.Module) -> torch.device | None:
+    """The device of a model's first parameter or buffer; None: it has none."""
+    tensor = next((tensor for tensors in (model.parameters(), model.buffers()) for tensor in tensors), None)
+    return None if tensor is None else tensor.device
+
+
+def _moved(value: Any, device: torch.device) -> Any:
+    """``value`` with every tensor in it on ``device``."""
+    if isinstance(value, Tensor):
+        return value.to(device)
+    if isinstance(value, Mapping):
+        return {key: _moved(item, device) for key, item in value.items()}
+    if isinstance(value, (tuple, list)):
+        items = [_moved(item, device) for item in value]
+        return type(value)(*items) if hasattr(value, "_fields") else type(value)(items)  # a named tuple counts them out
+    return value
 
 
 @contextmanager

@@ -37,13 +37,16 @@ class Report:
     def undo(self) -> None:
         """Put the old norms back in their places, in the model and in the optimisers, and their values of before.
 
-        Values of other parameters stay: what was trained since is not untrained.
+        Values of other parameters stay: what was trained since is not untrained. Of several conversions the last is
+        undone first.
 
         Raises:
-            ConversionError: it was undone before.
+            ConversionError: it was undone before, or the model has other modules now than it left; nothing is changed.
         """
         if self._undone:
             raise ConversionError("this conversion was undone before; expected to be called once")
+        for step in self._undo:
+            getattr(step, "check", lambda: None)()  # those that can fail tell it before any is done
         self._undone = True
         for step in reversed(self._undo):
             step()

@@ -28,7 +28,7 @@ class Facts:
         channels: number of channels.
         eps: added to the variance.
         number: of groups, examples or parts, where the row has such a number.
-        rank: of its input, 2 to 5; None: any.
+        rank: of its input, 2 to 5; 3 where it may be 2 or 3; None: any.
         after: names of the children that its forward applies to the normalised output, in this order.
         activation: applied to the output by the norm itself: "relu", "silu", "gelu"; "own" where it is of its own kind.
         frozen: scale and shift are buffers, or never learn.
@@ -120,10 +120,13 @@ def _frozen(after: tuple[str, ...] = ()) -> Callable[[Any], Facts]:
 
 def _group_norm(after: tuple[str, ...] = ()) -> Callable[[Any], Facts]:
     def read(module: Any) -> Facts:
-        activation = getattr(module, "activation", None)
-        return Facts("gn", module.num_channels, module.eps, module.num_groups, after=after, activation=activation)
+        return Facts("gn", module.num_channels, module.eps, module.num_groups, after=after)
 
     return read
+
+
+def _own_group_norm(module: Any) -> Facts:
+    return Facts("gn", module.num_channels, module.eps, module.num_groups, activation=module.activation)
 
 
 def _bit(module: Any) -> Facts:
@@ -148,17 +151,17 @@ def _own(spec: str) -> Callable[[Any], Facts]:
     return read
 
 
-rule(nn.BatchNorm1d)(_batch_norm(None))
+rule(nn.BatchNorm1d)(_batch_norm(3))
 rule(nn.BatchNorm2d)(_batch_norm(4))
 rule(nn.BatchNorm3d)(_batch_norm(5))
-rule(nn.InstanceNorm1d)(_batch_norm(None, "in"))
+rule(nn.InstanceNorm1d)(_batch_norm(3, "in"))
 rule(nn.InstanceNorm2d)(_batch_norm(4, "in"))
 rule(nn.InstanceNorm3d)(_batch_norm(5, "in"))
 rule(nn.SyncBatchNorm)(_batch_norm(None, "syncbn"))
 rule(nn.GroupNorm)(_group_norm())
 for _spec, _row in CATALOG.items():
     if _row.layer.__module__.startswith("groupnorm.") and _row.number != "window" and _row.make is not None:
-        rule(_row.layer)(_group_norm() if _row.layer is CATALOG["gn"].layer else _own(_spec))
+        rule(_row.layer)(_own_group_norm if _row.layer is CATALOG["gn"].layer else _own(_spec))
 
 rule("torchvision.ops.misc.FrozenBatchNorm2d")(_frozen())
 rule("timm.layers.norm_act.FrozenBatchNorm2d")(_frozen())

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from torch import nn
+from torch.nn.modules.conv import _ConvNd
 
 
 @dataclass(frozen=True)
@@ -38,3 +39,24 @@ def sites(model: nn.Module) -> list[Site]:
             if child is not None:
                 places[child].append((parent, name))
     return [Site(module, tuple(names), tuple(places[module])) for module, names in paths.items()]
+
+
+def rank_before(site: Site) -> int | None:
+    """Rank of the output of the convolution or linear layer that its parent has before a module.
+
+    None where there is none, or where a container or a layer that changes the rank stands between.
+    """
+    for parent, name in site.places[:1]:
+        names = list(parent._modules)
+        for before in reversed(names[: names.index(name)]):
+            layer = parent._modules[before]
+            if isinstance(layer, _ConvNd):
+                return layer.weight.dim()
+            if isinstance(layer, nn.Linear):
+                return 2
+            if isinstance(layer, _RESHAPES) or (layer is not None and layer._modules):
+                return None
+    return None
+
+
+_RESHAPES = (nn.Flatten, nn.Unflatten, nn.Fold, nn.Unfold)

@@ -2,44 +2,85 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from groupnorm.conversion.sites import Site
+from groupnorm.errors import ConversionError
 
 Undo = Callable[[], object]
 
 
-def exchange_(site: Site, new: nn.Module) -> Undo:
+class Exchange:
+    """A module that was put in every place of another; to be called to put the old one back."""
+
+    def __init__(self, site: Site, new: nn.Module) -> None:
+        self.site, self.new = site, new
+        self.values = [(tensor, tensor.detach().clone(), tensor.requires_grad) for tensor in _tensors(site.module)]
+        self.place = _place(site, new)
+
+    def check(self) -> None:
+        """Raise unless every place holds what this exchange put there."""
+        for parent, name in self.site.places:
+            if (here := parent._modules.get(name)) is not self.new:
+                raise ConversionError(
+                    f"{self.site.path!r} holds {type(here).__name__} and no longer the {type(self.new).__name__} that "
+                    f"this conversion put there; expected the modules as it left them: undo the later conversion first"
+                )
+
+    def __call__(self) -> None:
+        """Put the old module back, with the values of before, where the model is now: its device and dtype."""
+        old = self.site.module
+        _put(self.site, old.train(self.new.training))
+        with torch.no_grad():
+            for tensor, value, learns in self.values:
+                tensor.copy_(value)
+                tensor.requires_grad_(learns)
+        if (place := _place(self.site, self.new)) != self.place:  # what only the old one has did not move along
+            old.to(*place)
+
+
+def exchange_(site: Site, new: nn.Module, *, internal: Collection[str] | None = None) -> Exchange:
     """Put ``new`` in every place of a module, with its hooks, its mode and what was set on it by hand.
+
+    Args:
+        site: the module.
+        new: what comes in its place.
+        internal: attributes of the old module that are its own, and not set by hand; None: all, if it is one of ours.
 
     Returns:
         what puts the old one back, with the values that its parameters and buffers have now.
     """
     old = site.module
-    values = [(tensor, tensor.detach().clone(), tensor.requires_grad) for tensor in _tensors(old)]
+    done = Exchange(site, new)
     _share_hooks(old, new)
-    if not type(old).__module__.startswith("groupnorm."):
-        own = {name: value for name, value in vars(old).items() if name not in vars(new) and name not in _KNOWN}
-        vars(new).update(own)
+    if internal is not None or not ours(old):
+        skipped = {*vars(new), *_KNOWN, *(internal or ())}
+        vars(new).update({name: value for name, value in vars(old).items() if name not in skipped})
     _put(site, new)
+    return done
 
-    def undo() -> None:
-        _put(site, old.train(new.training))
-        with torch.no_grad():
-            for tensor, value, learns in values:
-                tensor.copy_(value)
-                tensor.requires_grad_(learns)
 
-    return undo
+def ours(module: nn.Module) -> bool:
+    """Whether the class of a module, or what it is derived from, is of this package."""
+    return any(kind.__module__.startswith("groupnorm.") for kind in type(module).__mro__)
+
+
+def _place(site: Site, module: nn.Module) -> tuple[Any, ...]:
+    """Device and dtype of a module; of what is around it where it has no tensors."""
+    for candidate in (module, *(parent for parent, _ in site.places)):
+        for tensor in _tensors(candidate):
+            if tensor.is_floating_point():
+                return tensor.device, tensor.dtype
+    return ()
 
 
 _KNOWN = {
     "eps", "momentum", "affine", "track_running_stats", "num_features", "num_channels", "num_groups", "process_group",
-    "activation", "after",
+    "activation", "after", "forward",
 }  # fmt: skip
 """Attributes of norms that say what they compute: those of the new norm hold."""
 

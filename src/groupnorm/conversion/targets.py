@@ -9,6 +9,8 @@ from torch.nn.utils import parametrize
 
 from groupnorm.conversion.followed import follow_
 from groupnorm.conversion.rules import Facts
+from groupnorm.conversion.surgery import ours
+from groupnorm.nn.catalog import CATALOG
 from groupnorm.nn.norm import Norm
 
 RUNNING = ("running_mean", "running_var", "num_batches_tracked")
@@ -45,9 +47,8 @@ def build(row: Norm, number: int | None, old: nn.Module, known: Facts, rank: int
         new = row.make(known.channels, row.resolve(known.channels, number), **place)
     for name in ("weight", "bias"):
         _move(old, new, name, known.frozen)
-    for name in RUNNING:
-        if (tensor := old._buffers.get(name)) is not None and name in new._buffers:
-            new._buffers[name] = tensor
+    if keeps_statistics(old, new):
+        new._buffers.update({name: tensor for name in RUNNING if (tensor := old._buffers.get(name)) is not None})
     if hasattr(old, "momentum") and hasattr(new, "momentum"):
         new.momentum = old.momentum
     children = [(name, child) for name in known.after if (child := old._modules.get(name)) is not None]
@@ -57,6 +58,25 @@ def build(row: Norm, number: int | None, old: nn.Module, known: Facts, rank: int
         else:
             children.append(("act", _ACTIVATIONS[known.activation]()))
     return follow_(new, children).train(old.training)
+
+
+def internal(old: nn.Module, known: Facts) -> frozenset[str] | None:
+    """Attributes that ``old``, if it is of the catalog, has from its constructor; None of others."""
+    row = CATALOG.get(known.spec)
+    if row is None or row.make is None or not ours(old):
+        return None
+    new = row.make(known.channels, row.resolve(known.channels, known.number), device="meta")
+    return frozenset(vars(new)) if isinstance(old, type(new)) else None
+
+
+def keeps_statistics(old: nn.Module, new: nn.Module) -> bool:
+    """Whether ``new`` has running statistics of the shapes of those of ``old``; of others they are of other sets."""
+    return _shapes(old) == _shapes(new)
+
+
+def _shapes(norm: nn.Module) -> list[Any]:
+    tensors = [norm._buffers.get(name) for name in ("running_mean", "running_var")]
+    return [None if tensor is None else tensor.shape for tensor in tensors]
 
 
 _ACTIVATIONS: dict[str | None, type[nn.Module]] = {"relu": nn.ReLU, "silu": nn.SiLU, "gelu": nn.GELU}

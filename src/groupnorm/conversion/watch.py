@@ -10,6 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from groupnorm.conversion.probe import first_tensor
+
 _ADD = {torch.add, Tensor.add, Tensor.__add__, Tensor.__radd__}
 _ADD_IN_PLACE = {Tensor.add_, Tensor.__iadd__}
 
@@ -47,14 +49,17 @@ class Watch(TorchFunctionMode):
         """A norm gave ``call.y``; what is returned goes on."""
         raise NotImplementedError
 
-    def sum(self, call: Call, other: Tensor) -> Tensor:
-        """``call.y`` is about to be added to ``other``; what is returned goes on."""
+    def sum(self, call: Call, other: Tensor) -> Tensor | None:
+        """``call.y`` is about to be added to ``other``; what is returned goes on. None: no sum to look at."""
         raise NotImplementedError
 
     def __enter__(self) -> Self:
         self._calls.clear()
         self._hooks = [
-            norm.register_forward_hook(lambda norm, inputs, y, path=path: self._after(path, norm, inputs[0], y))
+            norm.register_forward_hook(
+                lambda norm, inputs, options, y, path=path: self._after(path, norm, first_tensor(inputs, options), y),
+                with_kwargs=True,
+            )
             for path, norm in self.norms.items()
         ]
         super().__enter__()  # type: ignore[no-untyped-call]
@@ -65,7 +70,8 @@ class Watch(TorchFunctionMode):
         for hook in self._hooks:
             hook.remove()
 
-    def _after(self, path: str, norm: nn.Module, x: Tensor, y: Tensor) -> Tensor:
+    def _after(self, path: str, norm: nn.Module, x: Tensor | None, y: Tensor) -> Tensor:
+        assert x is not None
         call = Call(path, sum(call.path == path for call in self._calls), norm, x, y)
         call.y = self.after(call)
         call.version = call.y._version
@@ -79,5 +85,6 @@ class Watch(TorchFunctionMode):
                     changed = mine is call.y and mine._version != call.version  # by an activation in place
                     if mine is call.y and not changed and isinstance(other, Tensor) and other.shape == mine.shape:
                         total = self.sum(call, other)
-                        return args[0].copy_(total) if function in _ADD_IN_PLACE else total
+                        if total is not None:
+                            return args[0].copy_(total) if function in _ADD_IN_PLACE else total
         return function(*args, **(kwargs or {}))

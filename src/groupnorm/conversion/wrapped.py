@@ -43,6 +43,7 @@ _WRAPPERS = {
     "torch.nn.parallel.data_parallel.DataParallel": "convert .module, and wrap it afterwards",
     "torch.distributed.fsdp.fully_sharded_data_parallel.FullyShardedDataParallel": _SHARDED,
     "torch.distributed.fsdp._fully_shard._fully_shard.FSDPModule": _SHARDED,
+    "torch.export._unlift._StatefulGraphModule": _EXPORTED,
     "torch.jit._script.ScriptModule": "convert the model before torch.jit.script or torch.jit.trace",
     "torch.jit._script.RecursiveScriptModule": "convert the model before torch.jit.script or torch.jit.trace",
 }

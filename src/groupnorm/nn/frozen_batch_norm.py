@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from groupnorm.nn.base import BatchTypeNorm, check_channels
+from groupnorm.nn.base import SampleNorm, check_channels, check_count
 
 
-class FrozenBatchNorm(BatchTypeNorm):
+class FrozenBatchNorm(SampleNorm):
     r"""Batch norm that computes in training what it computes in evaluation, with running statistics that never move.
 
     .. math:: y = \frac{x - \mu_c}{\sqrt{\sigma^2_c + \epsilon}} \gamma_c + \beta_c
@@ -18,6 +19,9 @@ class FrozenBatchNorm(BatchTypeNorm):
     with mean :math:`\mu` and variance :math:`\sigma^2` of an earlier training, which come with a state_dict of batch
     norm or with :func:`groupnorm.convert`. In a new layer they are 0 and 1. Scale and shift learn; where they should
     not, as in Detectron2, set ``requires_grad_(False)``.
+
+    It is no batch norm to torch, so that what looks for one in a model, such as ``torch.optim.swa_utils.update_bn`` and
+    ``torch.nn.SyncBatchNorm.convert_sync_batchnorm``, leaves it as it is.
 
     Args:
         num_features: number of channels ``C`` of the input.
@@ -40,12 +44,33 @@ class FrozenBatchNorm(BatchTypeNorm):
     Source: He, Zhang, Ren & Sun 2016 (arXiv:1512.03385), appendix A.
     """
 
+    running_mean: Tensor
+    running_var: Tensor
+    num_batches_tracked: Tensor
+
     def __init__(self, num_features: int, eps: float = 1e-5, affine: bool = True, **options: Any) -> None:
-        super().__init__(num_features, eps, affine=affine, **options)
+        check_count("num_features", num_features)
+        super().__init__(num_features, eps, affine, **options)
+        self.num_features = num_features
+        place = {"device": options.get("device"), "dtype": options.get("dtype")}
+        self.register_buffer("running_mean", torch.zeros(num_features, **place))
+        self.register_buffer("running_var", torch.ones(num_features, **place))
+        # Of no use here; with it the state dict has the keys of batch norm.
+        self.register_buffer("num_batches_tracked", torch.tensor(0, device=place["device"]))
+
+    def reset_parameters(self) -> None:
+        """Set the scale to 1 and the shift to 0, mean and variance too."""
+        super().reset_parameters()
+        if "running_mean" in self._buffers:  # not yet while it is made
+            self.running_mean.zero_()
+            self.running_var.fill_(1)
+            self.num_batches_tracked.zero_()
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *arguments: Any) -> None:
+        # Checkpoints of torchvision's frozen norms, and of torch before 0.4.1, have no count.
+        state_dict.setdefault(f"{prefix}num_batches_tracked", self.num_batches_tracked)
+        super()._load_from_state_dict(state_dict, prefix, *arguments)
 
     def forward(self, input: Tensor) -> Tensor:
         check_channels(input, self.num_features)
         return F.batch_norm(input, self.running_mean, self.running_var, self.weight, self.bias, False, 0.0, self.eps)
-
-    def extra_repr(self) -> str:
-        return f"{self.num_features}, eps={self.eps}, affine={self.affine}"

@@ -9,12 +9,15 @@ from typing import Annotated, Any, cast
 import torch
 import typer
 from rich.console import Console
+from safetensors.torch import load_file, save_model
 from torch import Tensor, nn
 
 import groupnorm
+from groupnorm.conversion.planning import needs_layer
 from groupnorm.errors import ArgumentError
 from groupnorm.lab.cli.outcome import outcome
 from groupnorm.lab.resolve import resolve
+from groupnorm.nn.factory import parse
 
 
 def convert(
@@ -47,15 +50,24 @@ def convert(
 ) -> None:
     """Turn the norms of a model into others, and write its weights.
 
-    Without --out, or with --plan, it says what would happen. Exit code: 0, or 2 when a norm cannot be converted or the
-    model cannot be made.
+    Without --out, or with --plan, it says what would happen. Exit code: 0, or 2 when a norm cannot be converted, the
+    model cannot be made, a file cannot be read or written, or there is nothing to convert into --out.
     """
     console = Console()
     with outcome():
+        if needs_layer(parse(to)) and not shape:
+            raise ArgumentError(
+                f"--to {to} and no --input; expected the shape of an input, such as --input 1,3,224,224: the layers "
+                f"before the norms are found by running it"
+            )
+        if out is not None and not plan:
+            _check_out(out)
         network = _network(model)
         if checkpoint is not None:
-            console.print(str(groupnorm.load_checkpoint_(network, _load(checkpoint))), highlight=False, soft_wrap=True)
-        count = int(groups) if groups is not None and groups.isdigit() else groups
+            loaded = groupnorm.load_checkpoint_(network, _load(checkpoint))
+            if not as_json:
+                console.print(str(loaded), highlight=False, markup=False, soft_wrap=True)
+        count = int(groups) if groups is not None and groups.isdecimal() else groups
         found = groupnorm.plan(network, to, groups=count, where=where or None, sample_input=_input(shape))
         if as_json:
             typer.echo(found.to_json())
@@ -63,6 +75,8 @@ def convert(
             console.print(found)
         if plan or out is None:
             raise typer.Exit(2 if found.of("refuse") else 0)
+        if not found.of("replace") and not found.of("refuse"):
+            raise ArgumentError(f"nothing to convert, and {out} is not written: {found.summary}; see it with --plan")
         report = groupnorm.convert_(network, found, sample_input=_input(shape))
         _save(network, out)
         if not as_json:
@@ -89,7 +103,14 @@ def _network(name: str) -> nn.Module:
             raise ArgumentError(f"unknown model of timm {rest!r}; expected one of timm.list_models()")
         network: nn.Module = timm.create_model(rest)
         return network
-    made = resolve(name, "model")()
+    factory = resolve(name, "model")
+    try:
+        made = factory()
+    except Exception as error:  # the user's function may raise anything
+        raise ArgumentError(
+            f"{name}() failed: {type(error).__name__}: {error}; expected a function that returns an nn.Module without "
+            f"any argument"
+        ) from error
     if not isinstance(made, nn.Module):
         raise ArgumentError(f"{name}() returned {type(made).__name__}; expected an nn.Module")
     return made
@@ -100,27 +121,38 @@ def _input(shape: str) -> Tensor | None:
     if not shape:
         return None
     sizes = shape.split(",")
-    if not all(size.strip().isdigit() for size in sizes):
+    if not all(size.strip().isdecimal() and int(size) for size in sizes):
         raise ArgumentError(f"--input {shape!r}; expected a shape such as 1,3,224,224")
     return torch.randn([int(size) for size in sizes], generator=torch.Generator().manual_seed(0))
 
 
 def _load(path: Path) -> dict[str, Any]:
-    if path.suffix == ".safetensors":
-        from safetensors.torch import load_file
-
-        return load_file(path)
-    state = torch.load(path, map_location="cpu", weights_only=True)
+    if not path.is_file():
+        raise ArgumentError(f"--checkpoint {path} is no file; expected .safetensors, or a state dict of torch.save")
+    try:
+        state = load_file(path) if path.suffix == ".safetensors" else torch.load(path, "cpu", weights_only=True)
+    except Exception as error:  # each format has errors of its own
+        raise ArgumentError(
+            f"--checkpoint {path} cannot be read: {type(error).__name__}: {str(error).partition(chr(10))[0]}; expected "
+            f".safetensors, or what torch.save(model.state_dict()) writes"
+        ) from error
     if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
         raise ArgumentError(f"{path} holds no state dict; expected what torch.save(model.state_dict()) writes")
     return state
 
 
-def _save(model: nn.Module, path: Path) -> None:
-    from safetensors.torch import save_model
-
+def _check_out(path: Path) -> None:
+    """Raise where weights could not be written, before anything is computed."""
     if path.suffix != ".safetensors":
         raise ArgumentError(f"--out {path}; expected a name that ends with .safetensors")
+    if not path.parent.is_dir() or path.is_dir():
+        raise ArgumentError(f"--out {path}; expected a file in a folder that exists: make {path.parent} first")
+
+
+def _save(model: nn.Module, path: Path) -> None:
     partial = path.with_name(f".{path.name}.{os.getpid()}")
-    save_model(model, str(partial))
-    partial.replace(path)
+    try:
+        save_model(model, str(partial))
+        partial.replace(path)
+    except OSError as error:
+        raise ArgumentError(f"--out {path} cannot be written: {error}; expected a folder to write in") from error

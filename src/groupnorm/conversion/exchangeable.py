@@ -1,0 +1,106 @@
+"""Whether one norm can become another: what keeps it from it, and what is lost on the way."""
+
+from __future__ import annotations
+
+from torch import nn
+from torch.nn.utils import parametrize
+
+from groupnorm.conversion.rules import Facts, facts
+from groupnorm.conversion.targets import RUNNING, keeps_statistics
+from groupnorm.errors import ArgumentError
+from groupnorm.nn.norm import Norm
+
+
+def known(norm: nn.Module) -> Facts | str | None:
+    """What is known of a norm, or why it cannot be exchanged, with the remedy; None where it is no norm."""
+    try:
+        found = facts(norm)
+    except ArgumentError as error:
+        return str(error)
+    return None if found is None else _obstacle(norm) or found
+
+
+def _obstacle(norm: nn.Module) -> str:
+    """What was done to this very norm that another in its place would undo or not survive; "" for nothing."""
+    forward = vars(norm).get("forward")
+    if forward is not None and getattr(forward, "__func__", None) is not type(norm).forward:  # put back by accelerate
+        return (
+            "its forward was replaced, as by hooks of accelerate, and a new norm would not run it: remove that first "
+            "(accelerate.hooks.remove_hook_from_module), or leave it out with where="
+        )
+    # Pruning and the older weight_norm keep the parameter under other names and set a plain tensor in its place.
+    if computed := [name for name in ("weight", "bias") if name in vars(norm)]:
+        return (
+            f"its {' and '.join(computed)} is computed by a hook from other tensors, as of pruning, weight_norm or "
+            f"spectral_norm: use prune.remove, remove_weight_norm or remove_spectral_norm first"
+        )
+    return ""
+
+
+def unfit(old: nn.Module, facts: Facts, target: Norm, number: int | None, positions: int | None, path: str) -> str:
+    """Why a norm must not become that of ``target``, with the remedy; "" where it may.
+
+    Args:
+        old: the norm.
+        facts: what is known of it.
+        target: row of the catalog.
+        number: of groups, examples or parts.
+        positions: of its input; None: not known.
+        path: of the norm.
+    """
+    if target.spec == "frozen" and not (_has_statistics(old) and keeps_statistics(old, _new(target, number, facts))):
+        return (
+            f"it has no running mean and variance of its {facts.channels} channels, and frozen would use 0 and 1: "
+            f"convert to 'bn', call recompute_statistics_(model, data), then convert to 'frozen'"
+        )
+    groups = groups_of(target.spec, number, facts.channels)
+    if groups is None or positions is None or facts.channels // groups * positions != 1:
+        return ""
+    if facts.channels == 1:
+        remedy = "give a larger sample_input, if the model is meant for one"
+    else:
+        remedy = f"use groups={{{path!r}: 1}} for it" if target.number else "use 'gn' for it"
+    return (
+        f"{groups} groups of {facts.channels} channels at 1 position have 1 element each, and the output would "
+        f"be the bias whatever the input; expected at least 2: {remedy}, or leave it out with where="
+    )
+
+
+def groups_of(spec: str, number: int | None, channels: int) -> int | None:
+    """Groups of the norms that are group norm by another name; None of others."""
+    return {"gn": number, "ln": 1, "in": channels}.get(spec)
+
+
+def lost(old: nn.Module, facts: Facts, target: Norm, number: int | None) -> tuple[str, ...]:
+    """What the norm of ``target`` cannot keep of ``old``."""
+    found = []
+    if _has_statistics(old) and not keeps_statistics(old, _new(target, number, facts)):
+        found.append("running statistics")
+    of_a_norm = {"weight", "bias", *RUNNING, *facts.after}
+    found += [name for name in (*old._parameters, *old._buffers) if name not in of_a_norm and _set(old, name)]
+    found += [name for name, _ in old.named_children() if name not in {*of_a_norm, "parametrizations"}]
+    if parametrize.is_parametrized(old):
+        parametrized = old.parametrizations.keys()  # type: ignore[operator,union-attr]
+        found += [f"parametrization of {name}" for name in parametrized if name not in ("weight", "bias")]
+    return (*found, "its own activation") if facts.activation == "own" else tuple(found)
+
+
+def _set(module: nn.Module, name: str) -> bool:
+    return module._parameters.get(name) is not None or module._buffers.get(name) is not None
+
+
+def _has_statistics(norm: nn.Module) -> bool:
+    return norm._buffers.get("running_mean") is not None
+
+
+def _new(target: Norm, number: int | None, facts: Facts) -> nn.Module:
+    """A new norm that holds no memory."""
+    assert target.make is not None
+    return target.make(facts.channels, target.resolve(facts.channels, number), device="meta")
+
+
+def describe(module: nn.Module) -> str:
+    """The norm in short: its class, groups where it has them, and channels."""
+    channels = getattr(module, "num_channels", None) or getattr(module, "num_features", None)
+    numbers = [str(number) for number in (getattr(module, "num_groups", None), channels) if number]
+    return f"{type(module).__name__}({', '.join(numbers)})"

@@ -1,0 +1,61 @@
+"""The way back: in reverse order, and to where the model is by then."""
+
+import pytest
+import torch
+from torch import nn
+
+import groupnorm
+from groupnorm.errors import ConversionError
+from groupnorm.nn.weight_standardization import unstandardize_weight_
+
+
+def network(**options):
+    return nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8, **options), nn.ReLU(), nn.Conv2d(8, 4, 3))
+
+
+X = torch.randn(2, 3, 8, 8)
+
+
+def test_conversions_are_undone_the_last_first():
+    model = network()
+    norm = model[1]
+    first = groupnorm.convert_(model, "gn")
+    second = groupnorm.convert_(model, "brn")
+    later = model[1]
+    with pytest.raises(ConversionError, match=r"'1' holds BatchRenorm and no longer the GroupNorm.*undo the later"):
+        first.undo()
+    assert model[1] is later
+    second.undo()
+    first.undo()
+    assert model[1] is norm
+
+
+def test_a_weight_that_is_standardised_no_longer_stops_before_anything_is_changed():
+    model = network()
+    report = groupnorm.convert_(model, "ws+gn", sample_input=X)
+    norm = model[1]
+    unstandardize_weight_(model[0], fold=True)
+    with pytest.raises(ConversionError, match="no longer the one that this conversion standardised"):
+        report.undo()
+    assert model[1] is norm
+
+
+@pytest.mark.parametrize("affine", [True, False])
+@pytest.mark.parametrize("spec", ["gn", "brn", "bcn"])
+def test_what_only_the_old_norm_has_follows_the_dtype_of_the_model(spec, affine):
+    model = network(affine=affine)
+    model(X)
+    mean = model[1].running_mean.clone()
+    report = groupnorm.convert_(model, spec)
+    model.double()
+    report.undo()
+    model.eval()(X.double())
+    assert {t.dtype for t in model.state_dict().values()} == {torch.float64, torch.int64}
+    assert torch.equal(model[1].running_mean, mean.double())
+
+
+def test_a_norm_in_another_dtype_than_its_statistics_stays_so():
+    model = network()
+    model[1].weight.data, model[1].bias.data = model[1].weight.bfloat16(), model[1].bias.bfloat16()
+    groupnorm.convert_(model, "gn").undo()
+    assert (model[1].weight.dtype, model[1].running_mean.dtype) == (torch.bfloat16, torch.float32)
