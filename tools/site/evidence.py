@@ -4,12 +4,15 @@ from pathlib import Path
 from typing import Any
 
 import jinja2
+import pandas as pd
 from mkdocs.structure.files import File, Files
 
 from groupnorm.lab.drawing import encode, house_style
-from groupnorm.lab.experiments import EXPERIMENTS
+from groupnorm.lab.experiments import EXPERIMENTS, conversion
 from groupnorm.lab.experiments.evidence import Evidence
 from groupnorm.lab.experiments.ledger import RECORDS, as_json, evidence, ledger
+from groupnorm.lab.palette import label
+from groupnorm.lab.statistics import estimate
 
 _templates = jinja2.Environment(
     loader=jinja2.FileSystemLoader(Path(__file__).parent),
@@ -44,12 +47,36 @@ def on_files(files: Files, config: Any) -> Files:
 
 
 def on_page_markdown(markdown: str, **_: Any) -> str:
-    """The ledger and the experiments, where a page asks for them; other pages link to the headings of the latter."""
+    """The ledger, the experiments and the stages of a conversion, where a page asks for them."""
     if "<!-- ledger -->" in markdown:
         markdown = markdown.replace("<!-- ledger -->", _parts.ledger(as_json(ledger())))
+    if "<!-- stages -->" in markdown:
+        markdown = markdown.replace("<!-- stages -->", stages(evidence("conversion")))
     if "<!-- experiments -->" in markdown:
         markdown = markdown.replace("<!-- experiments -->", _parts.experiments(EXPERIMENTS.values(), _found()))
     return markdown
+
+
+def stages(found: Evidence | None) -> str:
+    """The errors at each stage of a conversion, a table for each dataset: mean and half the 95% interval."""
+    if found is None:
+        return "Not measured yet."
+    rows = conversion.table(found)
+    text = []
+    for data in rows["data"].drop_duplicates():
+        names = ["norm", *conversion.STAGES.values()]
+        text += [f"{data}, error in %:", "", f"| {' | '.join(names)} |", "|---" * len(names) + "|"]
+        for line, own in rows[rows["data"] == data].groupby("line", sort=False):
+            cells = [_cell(own[stage]) for stage in conversion.STAGES]
+            text.append(f"| {label(str(line))} | {' | '.join(cells)} |")
+        text.append("")
+    return "\n".join(text)
+
+
+def _cell(values: "pd.Series[float]") -> str:
+    found = estimate(values)
+    spread = f" ± {found.high - found.mean:.1f}" if found.n > 1 else ""
+    return f"{found.mean:.1f}{spread}" if found.n else "-"
 
 
 def _found() -> dict[str, Evidence]:

@@ -1,6 +1,8 @@
 """Every experiment runs at smoke, and starts at full on a handful of made-up images."""
 
+import gzip
 import pickle
+import struct
 from dataclasses import replace
 
 import joblib
@@ -23,7 +25,7 @@ FULL = {"batch_sizes": 10, "normalization_batches": 2, "epochs": 1, "seeds": 1, 
 
 @pytest.fixture(scope="module")
 def full_data(tmp_path_factory):
-    """ImageNet, CIFAR-10, PneumoniaMNIST and California housing in their own forms: 20 + 10 examples each."""
+    """ImageNet, CIFAR-10, Fashion-MNIST, PneumoniaMNIST, California housing in their own forms: few examples."""
     folder, random = tmp_path_factory.mktemp("data"), np.random.default_rng(0)
     for split, count in (("train", 10), ("val", 5)):
         for label in ("n01440764", "n01443537"):
@@ -36,6 +38,13 @@ def full_data(tmp_path_factory):
         pixels = random.integers(0, 256, (40, 3072), dtype=np.uint8)
         content = {b"data": pixels, b"labels": 4 * list(range(10))}
         (folder / "cifar-10-batches-py" / name).write_bytes(pickle.dumps(content))
+    (folder / "FashionMNIST" / "raw").mkdir(parents=True)
+    for name, count in (("train", 40), ("t10k", 20)):
+        for part, shape in (("images-idx3", (count, 28, 28)), ("labels-idx1", (count,))):
+            values = random.integers(0, 256, shape) if len(shape) > 1 else np.arange(count) % 10
+            head = struct.pack(f">HBB{len(shape)}I", 0, 8, len(shape), *shape)
+            path = folder / "FashionMNIST" / "raw" / f"{name}-{part}-ubyte.gz"
+            path.write_bytes(gzip.compress(head + values.astype(np.uint8).tobytes()))
     rays = {
         f"{split}_{part}": random.integers(0, top, (64, *shape), dtype=np.uint8)
         for split in ("train", "val", "test")

@@ -2,6 +2,7 @@
 
 from groupnorm.lab.experiments import (
     batch_size,
+    conversion,
     depth,
     groups,
     hybrids,
@@ -37,6 +38,7 @@ EXPERIMENTS: dict[str, Experiment] = {
         non_iid.EXPERIMENT,
         robustness.EXPERIMENT,
         xray.EXPERIMENT,
+        conversion.EXPERIMENT,
     )
 }
 """In the order of the papers' argument."""
