@@ -261,3 +261,15 @@ def test_undo_between_forward_and_backward_changes_no_gradient():
     loss = model(X).square().mean()
     report.undo()
     torch.testing.assert_close(torch.autograd.grad(loss, list(model.parameters())), expected)
+
+
+def test_of_several_conversions_the_last_is_undone_first():
+    model = sequence()
+    first = groupnorm.accelerate_(model)
+    second = groupnorm.convert_(model, "gn:2")
+    with pytest.raises(ConversionError, match="undo the later conversion first"):
+        first.undo()
+    second.undo()
+    first.undo()
+    assert str(model) == str(sequence())
+    assert type(model) is nn.Sequential

@@ -490,3 +490,28 @@ def test_a_network_on_digits_keeps_its_accuracy_without_training():
     assert original < 10
     assert error(copied) > original + 20
     assert error(calibrated) < original + 4
+
+
+def test_a_data_loader_is_gone_through_again_and_a_generator_is_held():
+    model, data = plain().eval(), batches()
+
+    class Loader:
+        def __init__(self):
+            self.begun = 0
+
+        def __len__(self):
+            return len(data)
+
+        def __iter__(self):
+            self.begun += 1
+            return iter(data)
+
+    loader = Loader()
+    fitted = [groupnorm.convert(model, "gn:2") for _ in range(3)]
+    for new, given in zip(fitted, (data, loader, (x for x in data)), strict=True):
+        groupnorm.calibrate_(new, model, given)
+    assert loader.begun >= 2
+    for new in fitted[1:]:
+        assert torch.equal(new[1].weight, fitted[0][1].weight)
+    with pytest.raises(ArgumentError, match="data has no batches"):
+        groupnorm.calibrate_(fitted[0], model, iter(()))

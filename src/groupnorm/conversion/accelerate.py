@@ -18,7 +18,7 @@ from groupnorm.conversion.plan import Plan, Row
 from groupnorm.conversion.report import Report
 from groupnorm.conversion.rules import Facts, facts
 from groupnorm.conversion.sites import Site, sites
-from groupnorm.conversion.surgery import exchange_, references
+from groupnorm.conversion.surgery import Exchange, exchange_, references
 from groupnorm.conversion.targets import build
 from groupnorm.conversion.wrapped import check_bare
 from groupnorm.errors import ArgumentError, ConversionError
@@ -72,8 +72,7 @@ def accelerate_(model: nn.Module, plan: Plan | None = None) -> Report:
         for row in rows:
             site = every[row.path]
             if not is_ours(site.module):
-                exchange_(site, _build(site.module, row))
-                report._undo.append(partial(_put_back, site))
+                report._undo.append(_PutBack(exchange_(site, _build(site.module, row))))
         for parent, names in around.items():
             if (kind := rewritten(parent, names).kind) is not None:
                 report._undo.append(partial(object.__setattr__, parent, "__class__", type(parent)))
@@ -236,12 +235,19 @@ def _build(norm: nn.Module, row: Row) -> nn.Module:
     return build(CATALOG["gn"], row.number, norm, known, None)
 
 
-def _put_back(site: Site) -> None:
-    """Undo an exchange. The parameters are those of both, so that what they have learned since stays."""
-    for parent, name in site.places:
-        new = parent._modules[name]
-        assert new is not None
-        parent._modules[name] = site.module.train(new.training)
+@dataclass(frozen=True)
+class _PutBack:
+    """The way back from an exchange. The parameters are those of both, so that what they have learned since stays."""
+
+    exchange: Exchange
+
+    def check(self) -> None:
+        """Raise unless the new norm still is where it was put."""
+        self.exchange.check()
+
+    def __call__(self) -> None:
+        for parent, name in self.exchange.site.places:
+            parent._modules[name] = self.exchange.site.module.train(self.exchange.new.training)
 
 
 def _describe(norm: nn.GroupNorm) -> str:

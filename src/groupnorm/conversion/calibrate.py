@@ -80,8 +80,9 @@ def calibrate_(
         original: the model it came from.
         data: batches of inputs, or of tuples or lists that begin with the inputs, as a data loader gives; a few hundred
             images are enough. Inputs that are a tuple or list are positional arguments of the model; a mapping is its
-            keyword arguments, and goes to the model whole, with the labels that may be in it. They are held in memory,
-            and used ``passes`` times and once more for the linear layers.
+            keyword arguments, and goes to the model whole, with the labels that may be in it. They are used ``passes``
+            times and once more for the linear layers: a data loader or a list is gone through as often, a generator is
+            held in memory.
         passes: over the data for the norms. Default: 2.
         linear: fit the linear layers, too. Default: True.
         progress: called after each batch with the number of batches done.
@@ -102,8 +103,8 @@ def calibrate_(
     if passes < 1:
         raise ArgumentError(f"passes={passes}; expected at least 1")
     check_batches(data)
-    batches = list(data)
-    if not batches:
+    batches = _repeatable(data)
+    if not len(batches):
         raise ArgumentError("data has no batches; expected some inputs of the model, a few hundred images")
     _check_devices(converted, original)
     result = Calibration()
@@ -137,6 +138,11 @@ def calibrate_(
         raise
     result.unexplained = {name: fit.unexplained() for name, fit in fits.items()}
     return result
+
+
+def _repeatable(data: Any) -> Any:
+    """Batches that can be gone through several times, and counted."""
+    return data if hasattr(data, "__len__") and not hasattr(data, "__next__") else list(data)
 
 
 def _check_devices(converted: nn.Module, original: nn.Module) -> None:
