@@ -10,7 +10,8 @@ from functools import partial
 
 from torch import nn
 
-from groupnorm.conversion.convert import NothingConvertedWarning
+from groupnorm.conversion.convert import NothingConvertedWarning, still_held
+from groupnorm.conversion.exchangeable import describe
 from groupnorm.conversion.fusion.activations import activation_of, passes, unseen
 from groupnorm.conversion.fusion.flow import is_ours
 from groupnorm.conversion.fusion.rewritten import Rewritten, plain_class, rewritten
@@ -18,7 +19,7 @@ from groupnorm.conversion.plan import Plan, Row
 from groupnorm.conversion.report import Report
 from groupnorm.conversion.rules import Facts, facts
 from groupnorm.conversion.sites import Site, sites
-from groupnorm.conversion.surgery import Exchange, exchange_, references
+from groupnorm.conversion.surgery import Exchange, exchange_
 from groupnorm.conversion.targets import build
 from groupnorm.conversion.wrapped import check_bare
 from groupnorm.errors import ArgumentError, ConversionError
@@ -81,10 +82,7 @@ def accelerate_(model: nn.Module, plan: Plan | None = None) -> Report:
         for step in reversed(report._undo):
             step()
         raise
-    report.notes += [
-        f"{name} still holds a norm that was replaced, outside of its parent's children: update it by hand"
-        for name in references(model, [norm for norm in replaced if not is_ours(norm)])
-    ]
+    report.notes += still_held(model, [norm for norm in replaced if not is_ours(norm)])
     return report
 
 
@@ -112,7 +110,7 @@ def plan_acceleration(model: nn.Module) -> Plan:
 def _row(site: Site, usable: bool, followed: dict[nn.Module, Rewritten]) -> Row:
     norm = site.module
     assert isinstance(norm, nn.GroupNorm)
-    row = Row(site.path, _describe(norm), "skip", "gn", why=_left(site), shared=site.paths[1:])
+    row = Row(site.path, describe(norm), "skip", "gn", why=_left(site), shared=site.paths[1:])
     if not usable:
         return row
     mine = _own(norm)
@@ -248,10 +246,6 @@ class _PutBack:
     def __call__(self) -> None:
         for parent, name in self.exchange.site.places:
             parent._modules[name] = self.exchange.site.module.train(self.exchange.new.training)
-
-
-def _describe(norm: nn.GroupNorm) -> str:
-    return f"{type(norm).__name__}({norm.num_groups}, {norm.num_channels})"
 
 
 accelerate_.plan = plan_acceleration  # type: ignore[attr-defined]

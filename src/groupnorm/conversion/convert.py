@@ -119,7 +119,7 @@ def _convert(model: nn.Module, made: Plan, sample_input: Any, optimizer: Optimiz
             NothingConvertedWarning,
             stacklevel=3,  # whoever called convert() or convert_()
         )
-    report = Report(made, _notes(model, [found[row.path].module for row in rows]))
+    report = Report(made, still_held(model, [found[row.path].module for row in rows]))
     optimizers = [optimizer] if isinstance(optimizer, torch.optim.Optimizer) else list(optimizer or ())
     try:
         for row in rows:
@@ -185,7 +185,8 @@ class _Unstandardize:
         unstandardize_weight_(self.layer, fold=False)
 
 
-def _notes(model: nn.Module, olds: list[nn.Module]) -> list[str]:
+def still_held(model: nn.Module, olds: list[nn.Module]) -> list[str]:
+    """A note for each attribute of the model that holds a norm which was replaced."""
     return [
         f"{name} still holds a norm that was replaced, outside of its parent's children: update it by hand"
         for name in references(model, olds)
