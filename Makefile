@@ -3,6 +3,7 @@
 
 VENV := .venv
 BIN := $(VENV)/bin
+BUILT := pyproject.toml CMakeLists.txt $(wildcard csrc/*)
 
 compare: $(VENV)/lab.stamp  ## the main job on real data inside a wheel: under five minutes on two cores
 	$(BIN)/groupnorm compare
@@ -20,20 +21,21 @@ lint: $(VENV)/dev.stamp
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/clang-format --dry-run --Werror csrc/*
 
 .PHONY: browser
 browser:  ## the report is tested in a real browser: Debian's chromium, installed where that is allowed
 	tools/browser
 
-$(VENV)/lab.stamp: pyproject.toml
+$(VENV)/lab.stamp: $(BUILT)
 	tools/environment $(VENV) lab
 	touch $@
 
-$(VENV)/docs.stamp: pyproject.toml
+$(VENV)/docs.stamp: $(BUILT)
 	tools/environment $(VENV) docs
 	touch $@ $(VENV)/lab.stamp
 
-$(VENV)/dev.stamp: pyproject.toml
+$(VENV)/dev.stamp: $(BUILT)
 	tools/environment $(VENV) dev
 	touch $@ $(VENV)/docs.stamp $(VENV)/lab.stamp
 

@@ -1,6 +1,9 @@
-"""What every test shares: a seed, one thread, and hypothesis without clocks."""
+"""What every test shares: a seed, one thread, hypothesis without clocks, and Triton without a GPU."""
 
+import os
 from collections.abc import Iterator
+
+os.environ.setdefault("TRITON_INTERPRET", "1")  # before anything imports triton: its kernels run on CPU tensors
 
 import pytest
 import torch

@@ -13,6 +13,7 @@ from torch.utils.checkpoint import checkpoint
 from groupnorm import GroupNorm, convert_, norm_layer
 from groupnorm.errors import (
     ArgumentError,
+    BackendError,
     ConversionError,
     DivisibilityError,
     DtypeError,
@@ -24,7 +25,7 @@ from groupnorm.errors import (
     WiringError,
     divisors,
 )
-from groupnorm.functional import group_norm
+from groupnorm.functional import group_norm, group_norm_statistics
 from groupnorm.nn import BatchRenorm
 from groupnorm.sets import ALL, Blocks, SharedSet, group_set
 
@@ -125,7 +126,7 @@ MISTAKES = {
         lambda: GroupNorm(4, 8, activation="rellu"),
         UnknownNameError,
         "unknown activation 'rellu'",
-        "expected one of: relu, silu, gelu",
+        "expected one of: relu, silu, gelu, gelu_tanh",
         "did you mean 'relu'?",
     ),
     "module: other channels than it was made for": Mistake(
@@ -209,8 +210,96 @@ MISTAKES = {
         lambda: group_norm(X, 4, activation="glu"),
         UnknownNameError,
         "unknown activation 'glu'",
-        "expected one of: relu, silu, gelu",
+        "expected one of: relu, silu, gelu, gelu_tanh",
         "did you mean 'gelu'?",
+    ),
+    "function: unknown backend": Mistake(
+        lambda: group_norm(X, 4, backend="Triton"),
+        UnknownNameError,
+        "unknown backend 'Triton'",
+        "expected one of: auto, reference, native, cpu, triton",
+        "did you mean 'triton'?",
+    ),
+    "module: unknown backend": Mistake(
+        lambda: GroupNorm(4, 8, backend="natve"),
+        UnknownNameError,
+        "unknown backend 'natve'",
+        "expected one of: auto, reference, native, cpu, triton",
+        "did you mean 'native'?",
+    ),
+    "function: a backend that cannot": Mistake(
+        lambda: group_norm(torch.empty(2, 8, 3, device="meta"), 4, backend="cpu"),
+        BackendError,
+        "backend='cpu' cannot run this call: the input is on meta",
+        "expected a call that it can run",
+        "use backend='auto'",
+        RuntimeError,
+    ),
+    "function: weight of another dtype": Mistake(
+        lambda: group_norm(X.half(), 4, torch.ones(8, dtype=torch.bfloat16)),
+        DtypeError,
+        "weight has dtype torch.bfloat16 and the input torch.float16",
+        "expected weight of torch.float16 or torch.float32",
+        ".to(dtype)",
+        TypeError,
+    ),
+    "function: residual of another shape": Mistake(
+        lambda: group_norm(X, 4, residual=X[:1]),
+        ShapeError,
+        "residual has shape (1, 8, 3) and the input (2, 8, 3)",
+        "expected the same",
+        "use residual.expand_as(input)",
+    ),
+    "function: residual of another dtype": Mistake(
+        lambda: group_norm(X, 4, residual=X.half()),
+        DtypeError,
+        "residual has dtype torch.float16 and the input torch.float32",
+        "expected the same",
+        "use residual.to(input)",
+        TypeError,
+    ),
+    "function: out of another shape": Mistake(
+        lambda: group_norm(X, 4, out=X[:, :4]),
+        ShapeError,
+        "out has shape (2, 4, 3) and the input (2, 8, 3)",
+        "expected the same",
+        "use out.expand_as(input)",
+    ),
+    "function: out with gradients": Mistake(
+        lambda: group_norm(X, 4, torch.ones(8, requires_grad=True), out=torch.empty_like(X)),
+        ArgumentError,
+        "out= was given and an argument requires a gradient",
+        "expected no gradient",
+        "call it under torch.no_grad()",
+    ),
+    "function: statistics of another number of groups": Mistake(
+        lambda: group_norm(X, 4, statistics=group_norm_statistics(X, 2)),
+        ShapeError,
+        "statistics have shapes (2, 2) and (2, 2)",
+        "expected (2, 4), (N, G)",
+        "num_groups=4",
+    ),
+    "function: statistics that are not a pair": Mistake(
+        lambda: group_norm(X, 4, statistics=3),
+        ArgumentError,
+        "statistics is 3",
+        "expected (mean, rstd)",
+        "use group_norm_statistics(x, num_groups)",
+    ),
+    "function: a mask of numbers": Mistake(
+        lambda: group_norm(X, 4, mask=torch.ones(2, 3)),
+        DtypeError,
+        "mask has dtype torch.float32",
+        "expected torch.bool",
+        "use mask.bool()",
+        TypeError,
+    ),
+    "function: a mask with channels": Mistake(
+        lambda: group_norm(X, 4, mask=torch.ones(2, 8, 3, dtype=torch.bool)),
+        ShapeError,
+        "mask has shape (2, 8, 3)",
+        "expected (2, 3)",
+        "or 1 for any of them",
     ),
     "factory: unknown norm": Mistake(
         lambda: norm_layer("gn8"),
@@ -239,7 +328,7 @@ MISTAKES = {
         lambda: norm_layer("gn", activation="sillu"),
         UnknownNameError,
         "unknown activation 'sillu'",
-        "expected one of: relu, silu, gelu",
+        "expected one of: relu, silu, gelu, gelu_tanh",
         "did you mean 'silu'?",
     ),
     "factory: groups do not divide channels": Mistake(

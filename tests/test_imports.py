@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 import groupnorm
+from groupnorm.ops.backends import COMPILED
 
 ROOT = Path(groupnorm.__file__).parent
 LAYERS = ["errors", "sets", "ops", "functional", "nn", "conversion", "lab"]
@@ -94,6 +95,21 @@ def test_a_right_import_is_not_accused(module: str, source: str) -> None:
     assert wrong_imports(module, source, is_package=module == "groupnorm") == []
 
 
+def backend(module: str) -> str:
+    """``"triton"`` of ``"groupnorm.ops.triton.forward"``; ``""`` of what belongs to no backend."""
+    parts = module.split(".")
+    return parts[2] if parts[:2] == ["groupnorm", "ops"] and len(parts) > 2 and parts[2] in COMPILED else ""
+
+
+@pytest.mark.parametrize("module", modules())
+def test_a_compiled_backend_is_imported_by_nobody(module: str) -> None:
+    """Neither by another one nor by the core, which asks for it when it is wanted. The lab tells why it is missing."""
+    is_package = (ROOT / Path(*module.split(".")[1:]) / "__init__.py").exists()
+    package = module if is_package else module.rpartition(".")[0]
+    foreign = {backend(name) for name in imported(modules()[module], package)} - {"", backend(module)}
+    assert not foreign or layer(module) == "lab"
+
+
 @pytest.fixture(scope="module")
 def after_import() -> dict[str, object]:
     """What ``import groupnorm`` adds to ``import torch``, in a process of its own."""
@@ -123,7 +139,8 @@ def test_importing_does_not_initialise_cuda(after_import: dict[str, object]) -> 
 
 
 def test_the_core_names_no_heavy_package_in_its_source() -> None:
-    """Lazy imports too: the core never needs one. But a plan that is shown by rich is told how."""
-    core = {name: source for name, source in modules().items() if layer(name) != "lab"}
+    """Lazy imports too: the core never needs one. But a plan that is shown by rich is told how, and a backend is asked
+    for by its name."""
+    core = {n: source for n, source in modules().items() if layer(n) != "lab" and backend(n) != "triton"}
     found = {name: {i.split(".")[0] for i in imported(source, name)} & HEAVY for name, source in core.items()}
     assert {name: heavy for name, heavy in found.items() if heavy} == {"groupnorm.conversion.plan": {"rich"}}

@@ -14,6 +14,7 @@ from groupnorm.conversion import (
     plan,
     recompute_statistics_,
 )
+from groupnorm.functional import explain
 from groupnorm.nn import GroupNorm, norm_layer, set_total_steps, wire_
 from groupnorm.nn.catalog import catalog
 
@@ -29,6 +30,7 @@ __all__ = [
     "convert",
     "convert_",
     "errors",
+    "explain",
     "functional",
     "load_checkpoint_",
     "nn",

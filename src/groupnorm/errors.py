@@ -60,6 +60,19 @@ class RecomputationError(GroupNormError, RuntimeError):
     """A norm that remembers past batches is run again within a backward pass (gradient checkpointing)."""
 
 
+class BackendError(GroupNormError, RuntimeError):
+    """A backend was named that cannot run the call. Remedy: ``backend="auto"``, or what the message says."""
+
+    def __init__(self, name: str, reason: str) -> None:
+        super().__init__(
+            f"backend={name!r} cannot run this call: {reason}; expected a call that it can run, for a backend that was "
+            f"named is never exchanged: use backend='auto' to let groupnorm choose"
+        )
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _restore, (type(self), self.args)
+
+
 class UnknownNameError(ArgumentError):
     """A name is not known. The message lists the known ones and the nearest match, also among other names for them."""
 

@@ -1,13 +1,11 @@
-"""Group normalisation as a function: arguments are checked here once, then the computation is ATen's."""
+"""Group normalisation as functions: arguments are checked here once, then a backend computes."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 
 import torch
 import torch.fx
-import torch.nn.functional as F
 from torch import Tensor
 
 from groupnorm.errors import (
@@ -19,9 +17,13 @@ from groupnorm.errors import (
     UnknownNameError,
     divisors,
 )
+from groupnorm.ops import dispatch
+from groupnorm.ops.activation import ACTIVATIONS
+from groupnorm.ops.backends import AUTO, Explanation, check_name
+from groupnorm.ops.masked import masked_statistics
+from groupnorm.ops.spec import accumulation_dtype
 
-ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"relu": F.relu, "silu": F.silu, "gelu": F.gelu}
-"""Activations that can follow the normalisation; "gelu" is the exact (erf) form."""
+__all__ = ["ACTIVATIONS", "explain", "group_norm", "group_norm_statistics"]
 
 
 @torch.fx.wrap  # a leaf to symbolic tracing, as torch's own: the checks look at shapes
@@ -33,29 +35,48 @@ def group_norm(
     eps: float = 1e-5,
     *,
     activation: str | None = None,
+    residual: Tensor | None = None,
+    statistics: tuple[Tensor, Tensor] | None = None,
+    mask: Tensor | None = None,
+    out: Tensor | None = None,
+    backend: str = AUTO,
 ) -> Tensor:
-    """Group Normalization, as :func:`torch.nn.functional.group_norm`, optionally followed by an activation.
+    r"""Group Normalization, as :func:`torch.nn.functional.group_norm`, and what is fused with it.
 
+    .. math:: y = f\\left(\\frac{x - \\mathrm{E}[x]}{\\sqrt{\\mathrm{Var}[x] + \\epsilon}} \\gamma + \\beta\\right)
+
+    with mean and biased variance over the channels of a group and all positions of one sample. Memory kept for the
+    backward pass is ``input`` (or ``input + residual``) and two numbers a group; the activation is computed again.
     A group with a single element is computed, not refused: its output is ``activation(bias)``. The module
     :class:`groupnorm.GroupNorm` refuses it in training. NaN and inf pass through as in torch.
 
     Args:
-        input: ``[N, C, *]``, floating point, at least two axes.
+        input: ``[N, C, *]``, floating point, at least two axes. Channels-last stays channels-last.
         num_groups: number of groups ``G``; divides ``C``.
-        weight: scale per channel ``[C]``; None is 1.
+        weight: scale per channel ``[C]``; None is 1. Of the dtype of ``input``, or float32 for a half precision.
         bias: shift per channel ``[C]``; None is 0.
         eps: added to the biased variance, inside the square root; not negative. Default: 1e-5.
-        activation: None, "relu", "silu" or "gelu" (exact). Default: None.
+        activation: None, "relu", "silu", "gelu" (exact) or "gelu_tanh". Default: None.
+        residual: added to ``input`` before the normalisation; of its shape, dtype and device.
+        statistics: ``(mean, rstd)``, ``[N, G]`` each, to apply instead of those of ``input``, as from
+            :func:`group_norm_statistics`. Gradients flow to them.
+        mask: boolean ``[N, *]``, the axes of ``input`` but the channels (or 1 for any of them); True where a position
+            is valid. Statistics are those of the valid positions, and the output is 0 at the others, whatever stood
+            there.
+        out: receives the output, which is returned; may be ``input``. Only where no gradient is needed.
+        backend: "auto" takes the fastest that can; a name ("reference", "native", "cpu", "triton") takes that one or
+            raises. :func:`groupnorm.explain` tells which one runs.
 
     Returns:
-        A tensor of the shape, dtype and device of ``input``.
+        A tensor of the shape, dtype and device of ``input``, under autocast too.
 
     Raises:
-        ShapeError: fewer than two axes, or a weight or bias that is not ``[C]``.
+        ShapeError: fewer than two axes, or another argument whose shape does not fit.
         DivisibilityError: ``num_groups`` does not divide ``C``.
-        DtypeError: ``input`` is not floating point.
-        ArgumentError: ``num_groups`` below 1 or a negative ``eps``.
-        UnknownNameError: an unknown ``activation``.
+        DtypeError: ``input`` is not floating point, or the dtype of another argument does not fit.
+        ArgumentError: ``num_groups`` below 1, a negative ``eps``, arguments that exclude each other.
+        UnknownNameError: an unknown ``activation`` or ``backend``.
+        BackendError: the backend that was named cannot run this call.
 
     Source: Wu & He 2018 (arXiv:1803.08494), eqs. 1, 2, 6 and 7.
     """
@@ -64,14 +85,122 @@ def group_norm(
     check_groups(num_groups, num_channels)
     check_eps(eps)
     check_activation(activation)
-    for name, parameter in (("weight", weight), ("bias", bias)):
-        if parameter is not None and parameter.shape != (num_channels,):
-            raise ShapeError(
-                f"{name} has shape {tuple(parameter.shape)}; expected ({num_channels},), "
-                f"one value for each channel of the input {tuple(input.shape)}"
-            )
-    y = torch.group_norm(input, num_groups, weight, bias, eps)
-    return y if activation is None else ACTIVATIONS[activation](y)
+    check_name(backend)
+    check_parameters(input, weight, bias)
+    if residual is not None:
+        check_like("residual", residual, input)
+    if statistics is not None:
+        statistics = checked_statistics(statistics, input, num_groups)
+    if out is not None:
+        check_like("out", out, input)
+        check_out(out, input, residual, weight, bias, *(statistics or ()))
+    if mask is not None:
+        return _masked(input, num_groups, weight, bias, eps, activation, residual, statistics, mask, out, backend)
+    y, _ = dispatch.group_norm(
+        input,
+        num_groups,
+        weight,
+        bias,
+        eps,
+        activation,
+        residual=residual,
+        statistics=statistics,
+        out=out,
+        backend=backend,
+    )
+    return y
+
+
+def group_norm_statistics(
+    input: Tensor,
+    num_groups: int,
+    eps: float = 1e-5,
+    *,
+    mask: Tensor | None = None,
+    backend: str = AUTO,
+) -> tuple[Tensor, Tensor]:
+    """Mean and ``1 / sqrt(var + eps)`` of each group, to be applied by ``group_norm(..., statistics=)``.
+
+    An image too large for one pass is normalised tile by tile with the statistics of the whole.
+
+    Args:
+        input: ``[N, C, *]``, floating point, at least two axes.
+        num_groups: number of groups ``G``; divides ``C``.
+        eps: added to the biased variance, inside the square root; not negative. Default: 1e-5.
+        mask: as of :func:`group_norm`.
+        backend: as of :func:`group_norm`.
+
+    Returns:
+        ``(mean, rstd)``, ``[N, G]`` each, in float32, or float64 for float64 inputs. Gradients flow through them.
+
+    Raises:
+        ShapeError, DivisibilityError, DtypeError, ArgumentError, UnknownNameError, BackendError: as
+            :func:`group_norm`.
+    """
+    check_input(input)
+    check_groups(num_groups, input.shape[1])
+    check_eps(eps)
+    check_name(backend)
+    if mask is not None:
+        mask = checked_mask(mask, input)
+        return masked_statistics(input, num_groups, mask, eps)
+    return dispatch.group_statistics(input, num_groups, eps, backend=backend)
+
+
+def explain(
+    input: Tensor,
+    num_groups: int,
+    *,
+    activation: str | None = None,
+    backend: str = AUTO,
+) -> Explanation:
+    """Which backend runs :func:`group_norm` on this input, and why each other one does not. Computes nothing.
+
+    Args:
+        input: ``[N, C, *]``; whether it requires a gradient is looked at.
+        num_groups: number of groups ``G``.
+        activation: as of :func:`group_norm`.
+        backend: as of :func:`group_norm`.
+
+    Returns:
+        What was chosen and the reasons; printed, a line for each backend.
+
+    Raises:
+        As :func:`group_norm`.
+
+    Example::
+
+        >>> print(groupnorm.explain(torch.randn(2, 320, 64, 64), 32, activation="silu"))
+    """
+    check_input(input)
+    check_groups(num_groups, input.shape[1])
+    check_activation(activation)
+    return dispatch.explanation(input, num_groups, activation, backend)
+
+
+def _masked(
+    input: Tensor,
+    num_groups: int,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    eps: float,
+    activation: str | None,
+    residual: Tensor | None,
+    statistics: tuple[Tensor, Tensor] | None,
+    mask: Tensor,
+    out: Tensor | None,
+    backend: str,
+) -> Tensor:
+    """Padding is set to 0 before, so that whatever stands there spreads neither forward nor backward, and after."""
+    padding = ~checked_mask(mask, input)
+    x = input if residual is None else input + residual
+    x = x.masked_fill(padding, 0)
+    if statistics is None:
+        statistics = masked_statistics(x, num_groups, ~padding, eps)
+    y, _ = dispatch.group_norm(
+        x, num_groups, weight, bias, eps, activation, statistics=statistics, out=out, backend=backend
+    )
+    return y.masked_fill(padding, 0) if out is None else out.masked_fill_(padding, 0)
 
 
 def check_input(input: Tensor) -> None:
@@ -113,6 +242,82 @@ def check_activation(activation: str | None) -> None:
     """Raise unless ``activation`` is None or one of :data:`ACTIVATIONS`."""
     if activation is not None and not (isinstance(activation, str) and activation in ACTIVATIONS):
         raise UnknownNameError("activation", str(activation), ACTIVATIONS)
+
+
+def check_parameters(input: Tensor, weight: Tensor | None, bias: Tensor | None) -> None:
+    """Raise unless scale and shift are ``[C]`` and of the dtype of ``input``, or of that of its statistics."""
+    for name, parameter in (("weight", weight), ("bias", bias)):
+        if parameter is None:
+            continue
+        if parameter.dim() != 1 or parameter.numel() != input.shape[1]:
+            raise ShapeError(
+                f"{name} has shape {tuple(parameter.shape)}; expected ({input.shape[1]},), "
+                f"one value for each channel of the input {tuple(input.shape)}"
+            )
+        wide = accumulation_dtype(input.dtype)
+        if parameter.dtype not in (wide, input.dtype):
+            expected = str(input.dtype) if wide == input.dtype else f"{input.dtype} or {wide}"
+            raise DtypeError(
+                f"{name} has dtype {parameter.dtype} and the input {input.dtype}; expected {name} of {expected}: "
+                f"convert one of the two with .to(dtype)"
+            )
+
+
+def check_like(name: str, tensor: Tensor, input: Tensor) -> None:
+    """Raise unless a tensor has shape, dtype and device of ``input``."""
+    if tensor.shape != input.shape:
+        raise ShapeError(
+            f"{name} has shape {tuple(tensor.shape)} and the input {tuple(input.shape)}; expected the same: "
+            f"nothing is broadcast, use {name}.expand_as(input)"
+        )
+    for what in ("dtype", "device"):
+        mine, theirs = getattr(tensor, what), getattr(input, what)
+        if mine != theirs:
+            raise DtypeError(
+                f"{name} has {what} {mine} and the input {theirs}; expected the same: use {name}.to(input)"
+            )
+
+
+def check_out(out: Tensor, *others: Tensor | None) -> None:
+    """Raise where a gradient would have to flow into or through a tensor that is written to."""
+    if torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in (out, *others)):
+        raise ArgumentError(
+            "out= was given and an argument requires a gradient, which has no way through a tensor that is written to; "
+            "expected no gradient: leave out= away, or call it under torch.no_grad()"
+        )
+
+
+def checked_statistics(statistics: tuple[Tensor, Tensor], input: Tensor, num_groups: int) -> tuple[Tensor, Tensor]:
+    """``(mean, rstd)``, if that is what it is."""
+    try:
+        mean, rstd = statistics
+        shapes = [tuple(t.shape) for t in (mean, rstd)]
+    except (TypeError, ValueError, AttributeError):
+        raise ArgumentError(
+            f"statistics is {statistics!r}; expected (mean, rstd), two tensors: "
+            f"use group_norm_statistics(x, num_groups)"
+        ) from None
+    expected = (input.shape[0], num_groups)
+    if shapes != [expected, expected]:
+        raise ShapeError(
+            f"statistics have shapes {shapes[0]} and {shapes[1]}; expected {expected}, (N, G), for the input "
+            f"{tuple(input.shape)} and num_groups={num_groups}"
+        )
+    return mean, rstd
+
+
+def checked_mask(mask: Tensor, input: Tensor) -> Tensor:
+    """A mask ``[N, *]`` as ``[N, 1, *]``."""
+    if mask.dtype != torch.bool:
+        raise DtypeError(f"mask has dtype {mask.dtype}; expected torch.bool, True where valid: use mask.bool()")
+    expected = (input.shape[0], *input.shape[2:])
+    fits = mask.dim() == len(expected) and all(m in (1, e) for m, e in zip(mask.shape, expected, strict=True))
+    if not fits:
+        raise ShapeError(
+            f"mask has shape {tuple(mask.shape)}; expected {expected}, the axes of the input {tuple(input.shape)} "
+            f"without the channels, or 1 for any of them"
+        )
+    return mask.unsqueeze(1)
 
 
 def check_group_elements(shape: torch.Size, num_groups: int) -> None:

@@ -68,21 +68,28 @@ def test_a_real_network(make, inputs, count, reasons):
 
 
 @pytest.mark.filterwarnings("ignore")
-def test_a_vae_in_half_precision_and_channels_last_under_autocast_is_the_same():
+def test_a_vae_in_half_precision_and_channels_last_under_autocast_errs_by_no_more():
     model = vae().eval().to(memory_format=torch.channels_last)
     x = IMAGE.to(memory_format=torch.channels_last)
 
-    def run():
-        with torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16):
-            y = model(x).sample
-        return y, model.to(torch.bfloat16)(x.bfloat16()).sample, model.float() and None
+    with torch.no_grad():
+        exact = model.double()(x.double()).sample
+    model.float()
 
-    before = run()
+    def errors():
+        """Of a run under autocast, and of one in half precision."""
+        with torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16):
+            mixed, half = model(x).sample, model.to(torch.bfloat16)(x.bfloat16()).sample
+        assert mixed.dtype == half.dtype == torch.bfloat16
+        model.float()
+        return torch.stack([(y.double() - exact).square().mean().sqrt() for y in (mixed, half)])
+
+    before = errors()
     state = copy.deepcopy(model.state_dict())
     report = groupnorm.accelerate_(model)
     model.load_state_dict(state)
     assert report.counts == {"gn+silu:32": 22, "gn:32": 2}
-    torch.testing.assert_close(run(), before)
+    assert (errors() < 1.2 * before).all()  # one rounding less a norm, but the roundings are others
 
 
 @pytest.mark.filterwarnings("ignore")
@@ -100,11 +107,11 @@ def test_norms_of_timm_take_over_their_own_activation():
 
     model = nn.Sequential(
         GroupNormAct(8, 4), GroupNormAct(8, 4, act_layer=nn.SiLU), GroupNormAct(8, 4, drop_layer=nn.Dropout),
-        GroupNormAct(8, 4, apply_act=False), nn.GELU(), GroupNormAct(8, 4, act_layer=nn.Mish),
+        GroupNormAct(8, 4, apply_act=False), nn.GELU("tanh"), GroupNormAct(8, 4, act_layer=nn.Mish),
     )  # fmt: skip
     plan, seen = accelerated(model, X)
-    assert [row.new for row in plan.rows] == ["gn+relu", "gn+silu", "gn", "gn+gelu", "gn"]
-    assert seen == ["relu", "silu", "gelu"]
+    assert [row.new for row in plan.rows] == ["gn+relu", "gn+silu", "gn", "gn+gelu_tanh", "gn"]
+    assert seen == ["relu", "silu", "gelu_tanh"]
     assert left(plan) == ["its own drop and act stay", "its own act stay"]
     both = follow_(groupnorm.GroupNorm(4, 8), [("act", nn.ReLU()), ("drop", nn.Dropout())])
     plan, _ = accelerated(nn.Sequential(both), X)

@@ -93,7 +93,7 @@ def plan_acceleration(model: nn.Module) -> Plan:
         model: the network.
 
     Returns:
-        A row for each group norm. ``row.new`` is "gn", or "gn+relu", "gn+silu" or "gn+gelu" where it takes over an
+        A row for each group norm. ``row.new`` is "gn", or "gn+relu", "gn+silu", "gn+gelu" or "gn+gelu_tanh" where it takes over an
         activation; ``row.why`` says which, or why none.
 
     Raises:

@@ -10,6 +10,7 @@ from torch.nn.utils import parametrize
 from groupnorm.conversion.followed import follow_
 from groupnorm.conversion.rules import Facts
 from groupnorm.conversion.surgery import ours
+from groupnorm.nn.activation import ACTIVATION_MODULES
 from groupnorm.nn.catalog import CATALOG
 from groupnorm.nn.norm import Norm
 
@@ -56,7 +57,7 @@ def build(row: Norm, number: int | None, old: nn.Module, known: Facts, rank: int
         if hasattr(new, "activation") and row.spec in ("gn", "ln", "in"):
             vars(new)["activation"] = known.activation
         else:
-            children.append(("act", _ACTIVATIONS[known.activation]()))
+            children.append(("act", ACTIVATION_MODULES[known.activation]()))
     return follow_(new, children).train(old.training)
 
 
@@ -77,9 +78,6 @@ def keeps_statistics(old: nn.Module, new: nn.Module) -> bool:
 def _shapes(norm: nn.Module) -> list[Any]:
     tensors = [norm._buffers.get(name) for name in ("running_mean", "running_var")]
     return [None if tensor is None else tensor.shape for tensor in tensors]
-
-
-_ACTIVATIONS: dict[str | None, type[nn.Module]] = {"relu": nn.ReLU, "silu": nn.SiLU, "gelu": nn.GELU}
 
 
 def _move(old: nn.Module, new: nn.Module, name: str, frozen: bool) -> None:

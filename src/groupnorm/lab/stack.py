@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from groupnorm.functional import group_norm
+from groupnorm.functional import explain, group_norm
 from groupnorm.lab.cell import Cell
 from groupnorm.lab.convolution import Conv2d, StackedConv2d
 from groupnorm.lab.randomness import get_state, set_state
@@ -233,20 +233,27 @@ class StackedBatchNorm(nn.Module):
 
 
 class StackedGroupNorm(nn.Module):
-    """One group norm over the channels of several, with the groups of all."""
+    """One group norm over the channels of several, with the groups of all, by the backend that each would have alone."""
 
     weight: Tensor | None
     bias: Tensor | None
+    activation: str | None
+    backend: str
 
     def __init__(self, modules: Sequence[nn.GroupNorm]) -> None:
         super().__init__()
         first = modules[0]
-        self.groups, self.eps = first.num_groups * len(modules), first.eps
-        self.activation = first.activation if isinstance(first, GroupNorm) else None
+        self.seeds, self.groups, self.eps = len(modules), first.num_groups, first.eps
+        self.activation, self.backend = None, "native"
+        if isinstance(first, GroupNorm):
+            self.activation, self.backend = first.activation, first.backend
         _join_tensors(self, modules, ("weight", "bias"), ())
 
     def forward(self, x: Tensor) -> Tensor:
-        return group_norm(x, self.groups, self.weight, self.bias, self.eps, activation=self.activation)
+        one = x[:, : x.shape[1] // self.seeds]
+        backend = explain(one, self.groups, activation=self.activation, backend=self.backend).chosen
+        groups, activation = self.groups * self.seeds, self.activation
+        return group_norm(x, groups, self.weight, self.bias, self.eps, activation=activation, backend=backend)
 
 
 class EachAlone(nn.Module):

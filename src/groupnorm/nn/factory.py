@@ -13,13 +13,13 @@ from torch import nn
 
 from groupnorm.errors import ArgumentError, DivisibilityError, UnknownNameError
 from groupnorm.functional import check_activation
+from groupnorm.nn.activation import ACTIVATION_MODULES
 from groupnorm.nn.catalog import CATALOG
 from groupnorm.nn.group_norm import GroupNorm
 from groupnorm.nn.norm import Norm
 from groupnorm.nn.wiring import mark_standardized
 
 _SPEC = re.compile(r"(ws\+)?([a-z0-9-]+)(?::(c?)([1-9][0-9]*))?")
-_TORCH_ACTIVATIONS: dict[str, type[nn.Module]] = {"relu": nn.ReLU, "silu": nn.SiLU, "gelu": nn.GELU}
 
 
 def norm_layer(spec: str, *, activation: str | None = None) -> Callable[..., nn.Module]:
@@ -30,7 +30,7 @@ def norm_layer(spec: str, *, activation: str | None = None) -> Callable[..., nn.
             (over C, H, W), "in", "brn", ... A number follows where the row has one: "gn:8" (8 groups), "gn:c16" (16
             channels a group), "ghost:4" (4 samples a chunk). "ws+gn" standardises the weights of the convolutions
             before the norms; call :func:`groupnorm.wire_` on the finished model.
-        activation: None, "relu", "silu" or "gelu". Only for models whose norm layer also is the activation
+        activation: None, "relu", "silu", "gelu" or "gelu_tanh". Only for models whose norm layer also is the activation
             (timm's EfficientNet, RegNet, MobileNet, ...), which do not tell a factory which one. A norm that contains
             its own activation (FRN, EvoNorm) keeps that instead. Default: None.
 
@@ -141,7 +141,7 @@ def _build_with_activation(
     if drop_layer is not None:
         layers["drop"] = drop_layer()
     if applied is not None:
-        layers["act"] = _TORCH_ACTIVATIONS[applied]()
+        layers["act"] = ACTIVATION_MODULES[applied]()
     return layers["norm"] if len(layers) == 1 else nn.Sequential(layers)
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.fx
 from torch import Tensor, nn
@@ -9,6 +11,7 @@ from torch import Tensor, nn
 from groupnorm import functional
 from groupnorm.errors import ArgumentError, DivisibilityError
 from groupnorm.nn.base import check_channels
+from groupnorm.ops.backends import AUTO, check_name
 
 
 class GroupNorm(nn.GroupNorm):
@@ -29,7 +32,9 @@ class GroupNorm(nn.GroupNorm):
         dtype: of the parameters.
         bias: with ``affine``, learn the shift too. Default: True.
         group_size: channels per group, instead of ``num_groups``: exactly one of the two is given.
-        activation: None, "relu", "silu" or "gelu" (exact), applied to the normalised output. Default: None.
+        activation: None, "relu", "silu", "gelu" (exact) or "gelu_tanh", applied to the normalised output.
+            Default: None.
+        backend: "auto", or the name of one that every call takes; see :func:`groupnorm.explain`. Default: "auto".
 
     Shape:
         ``(N, C, *)`` in and out.
@@ -51,6 +56,7 @@ class GroupNorm(nn.GroupNorm):
     """
 
     activation: str | None
+    backend: str = AUTO  # of modules that were pickled before there was a choice
 
     def __init__(
         self,
@@ -64,6 +70,7 @@ class GroupNorm(nn.GroupNorm):
         bias: bool = True,
         group_size: int | None = None,
         activation: str | None = None,
+        backend: str = AUTO,
     ) -> None:
         if num_channels is not None:
             functional.check_integer("num_channels", num_channels)
@@ -75,10 +82,12 @@ class GroupNorm(nn.GroupNorm):
         num_groups = _resolve_groups(num_groups, group_size, num_channels)
         functional.check_eps(eps)
         functional.check_activation(activation)
+        check_name(backend)
         super().__init__(num_groups, num_channels, eps, affine, device, dtype)
         if not bias:  # torch 2.11 has no bias= to pass on
             self.register_parameter("bias", None)
         self.activation = activation
+        self.backend = backend
 
     def reset_parameters(self) -> None:
         """Set the scale to 1 and the shift to 0."""
@@ -87,17 +96,40 @@ class GroupNorm(nn.GroupNorm):
             if self.bias is not None:
                 nn.init.zeros_(self.bias)
 
-    def forward(self, input: Tensor) -> Tensor:
-        return self.activated(input, self.activation)
+    def forward(
+        self,
+        input: Tensor,
+        *,
+        residual: Tensor | None = None,
+        statistics: tuple[Tensor, Tensor] | None = None,
+        mask: Tensor | None = None,
+    ) -> Tensor:
+        """The normalised input; the keywords are those of :func:`groupnorm.functional.group_norm`."""
+        if residual is None and statistics is None and mask is None:
+            return self.activated(input, self.activation)
+        return self._normalized(input, self.activation, residual=residual, statistics=statistics, mask=mask)
 
     def activated(self, input: Tensor, activation: str | None) -> Tensor:
-        """The normalised input under an activation of this call: None, "relu", "silu" or "gelu"."""
-        _check(input, self.num_channels, self.num_groups, self.training)
-        return functional.group_norm(input, self.num_groups, self.weight, self.bias, self.eps, activation=activation)
+        """The normalised input under an activation of this call."""
+        return self._normalized(input, activation)
+
+    def _normalized(self, input: Tensor, activation: str | None, **fused: Any) -> Tensor:
+        _check(input, self.num_channels, self.num_groups, self.training and fused.get("statistics") is None)
+        return functional.group_norm(
+            input,
+            self.num_groups,
+            self.weight,
+            self.bias,
+            self.eps,
+            activation=activation,
+            backend=self.backend,
+            **fused,
+        )
 
     def extra_repr(self) -> str:
-        suffix = "" if self.activation is None else f", activation={self.activation}"
-        return super().extra_repr() + suffix
+        activation = "" if self.activation is None else f", activation={self.activation}"
+        backend = "" if self.backend == AUTO else f", backend={self.backend}"
+        return super().extra_repr() + activation + backend
 
 
 @torch.fx.wrap  # a leaf to symbolic tracing: it looks at shapes

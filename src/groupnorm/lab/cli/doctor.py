@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
+from collections.abc import Iterator
 
 from rich.console import Console
 from rich.table import Table
@@ -32,11 +33,26 @@ def doctor() -> None:
         table.add_row(key, str(stamp[key] or "-"), "")
     table.add_row("cores", str(cores()), "workers that compare starts")
     table.add_row("cuda", stamp["gpu"] or "no", _why_no_cuda())
+    for backend, found, remark in _backends():
+        table.add_row(backend, found, remark)
     for package, purpose in _EXTRAS.items():
         table.add_row(package, _version(package), purpose)
     folder = default_data_dir()
     table.add_row("data folder", str(folder), "exists" if folder.is_dir() else "made when a download needs it")
     Console().print(table)
+
+
+def _backends() -> Iterator[tuple[str, str, str]]:
+    """Each compiled backend: what it runs on, and why it does not run."""
+    import torch
+
+    from groupnorm.ops.backends import refusal
+    from groupnorm.ops.spec import CONTIGUOUS, Spec
+
+    on = {"cpu": f"for {torch.backends.cpu.get_cpu_capability()}", "triton": f"triton {_version('triton')}"}
+    for name, device in (("cpu", "cpu"), ("triton", "cuda")):
+        reason = refusal(Spec(device, torch.float32, (2, 32, 64, 64), CONTIGUOUS, 32, None, True), name)
+        yield f"backend {name}", on[name], f"does not run: {reason}" if reason else "runs"
 
 
 def _version(package: str) -> str:

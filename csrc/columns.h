@@ -1,0 +1,130 @@
+// Rows of columns [R, K]: the numbers of each column stand in arrays that the first-level cache holds.
+#pragma once
+#include "moments.h"
+#include "runs.h"
+
+// Calls f(column, rest) for each vector of `columns` columns; rest is 0 where the vector is full.
+template <int W, class F>
+inline void each_column(int64_t columns, F&& f) {
+    int64_t j = 0;
+    for (; j + W <= columns; j += W) f(j, 0);
+    if (j < columns) f(j, (int)(columns - j));
+}
+
+// total = x + add
+template <class T>
+void add_run(const T* x, const T* add, T* total, int64_t n) {
+    using L = Lanes<accumulator<T>>;
+    write<L>(total, n, false, [&](int64_t i, int rest) { return take<L>(x + i, rest) + take<L>(add + i, rest); });
+}
+
+// Sums over rows: sums[j] += x[r, j]. The arrays of this file are padded to whole vectors.
+template <class T, class A = accumulator<T>>
+void sum_rows(const T* x, int64_t rows, int64_t columns, A* sums) {
+    using L = Lanes<A>;
+    int64_t r = 0;
+    for (; r + 4 <= rows; r += 4) {
+        const T* p = x + r * columns;
+        each_column<L::width>(columns, [&](int64_t j, int rest) {
+            auto a = take<L>(p + j, rest) + take<L>(p + columns + j, rest);
+            auto b = take<L>(p + 2 * columns + j, rest) + take<L>(p + 3 * columns + j, rest);
+            L::store(sums + j, L::load(sums + j) + (a + b));
+        });
+    }
+    for (; r < rows; r++)
+        each_column<L::width>(columns, [&](int64_t j, int rest) {
+            L::store(sums + j, L::load(sums + j) + take<L>(x + r * columns + j, rest));
+        });
+}
+
+// Sums over rows of the distances from `about` and of their squares.
+template <class T, class A = accumulator<T>>
+void sum_distances(const T* x, int64_t rows, int64_t columns, const A* about, A* distances, A* squares) {
+    using L = Lanes<A>;
+    using V = typename L::V;
+    auto step = [&](const T* p, int64_t some, int64_t j, int rest) {
+        const V m = L::load(about + j);
+        V d = L::load(distances + j), q = L::load(squares + j);
+        for (int64_t r = 0; r < some; r++) {
+            V v = take<L>(p + r * columns + j, rest) - m;
+            d += v;
+            q = L::fma(v, v, q);
+        }
+        L::store(distances + j, d);
+        L::store(squares + j, q);
+    };
+    int64_t r = 0;
+    for (; r + 4 <= rows; r += 4)
+        each_column<L::width>(columns, [&](int64_t j, int rest) { step(x + r * columns, 4, j, rest); });
+    for (; r < rows; r++)
+        each_column<L::width>(columns, [&](int64_t j, int rest) { step(x + r * columns, 1, j, rest); });
+}
+
+// Sum of a[j] * b[j] over n columns.
+template <class A>
+A product_sum(const A* a, const A* b, int64_t n) {
+    using L = Lanes<A>;
+    auto sum = L::splat(0);
+    each_column<L::width>(n,
+                          [&](int64_t j, int rest) { sum = L::fma(take<L>(a + j, rest), take<L>(b + j, rest), sum); });
+    return L::sum(sum);
+}
+
+// total[j] += a[j] * by
+template <class A>
+void add_scaled(double* __restrict total, const A* __restrict a, A by, int64_t n) {
+    for (int64_t j = 0; j < n; j++) total[j] += (double)(a[j] * by);
+}
+
+// What each column is normalised with.
+template <class A>
+struct Columns {
+    A *mean = nullptr, *scale = nullptr, *shift = nullptr;    // z = (x - mean) * scale + shift
+    A *by_d = nullptr, *by_x = nullptr, *constant = nullptr;  // dx = d * by_d + (x - mean) * by_x + constant
+};
+
+template <class T, class Act, class A = accumulator<T>>
+void normalize_rows(const T* x, T* y, int64_t rows, int64_t columns, const Columns<A>& by, bool stream) {
+    using L = Lanes<A>;
+    for (int64_t r = 0; r < rows; r++, x += columns, y += columns) {
+        write<L>(y, columns, stream, [&](int64_t j, int rest) {
+            auto v = take<L>(x + j, rest) - L::load(by.mean + j);
+            return Act::value(L::fma(v, L::load(by.scale + j), L::load(by.shift + j)));
+        });
+    }
+}
+
+// Sums over rows of d = act' * dy and of d * (x - mean).
+template <class T, class Act, class A = accumulator<T>>
+void gradient_sums_of_rows(const T* x, const T* dy, int64_t rows, int64_t columns, const Columns<A>& by, A* d, A* dx) {
+    using L = Lanes<A>;
+    using V = typename L::V;
+    auto step = [&](int64_t from, int64_t some, int64_t j, int rest) {
+        const V m = L::load(by.mean + j), k = L::load(by.scale + j), b = L::load(by.shift + j);
+        V sum = L::load(d + j), sum_x = L::load(dx + j);
+        for (int64_t r = from; r < from + some; r++) {
+            V v = take<L>(x + r * columns + j, rest) - m;
+            V g = Act::gradient(L::fma(v, k, b), take<L>(dy + r * columns + j, rest));
+            sum += g;
+            sum_x = L::fma(g, v, sum_x);
+        }
+        L::store(d + j, sum);
+        L::store(dx + j, sum_x);
+    };
+    int64_t r = 0;
+    for (; r + 4 <= rows; r += 4) each_column<L::width>(columns, [&](int64_t j, int rest) { step(r, 4, j, rest); });
+    for (; r < rows; r++) each_column<L::width>(columns, [&](int64_t j, int rest) { step(r, 1, j, rest); });
+}
+
+template <class T, class Act, class A = accumulator<T>>
+void gradient_rows(const T* x, const T* dy, T* dx, int64_t rows, int64_t columns, const Columns<A>& by, bool stream) {
+    using L = Lanes<A>;
+    for (int64_t r = 0; r < rows; r++, x += columns, dy += columns, dx += columns) {
+        write<L>(dx, columns, stream, [&](int64_t j, int rest) {
+            auto v = take<L>(x + j, rest) - L::load(by.mean + j);
+            auto z = L::fma(v, L::load(by.scale + j), L::load(by.shift + j));
+            auto g = Act::gradient(z, take<L>(dy + j, rest));
+            return L::fma(g, L::load(by.by_d + j), L::fma(v, L::load(by.by_x + j), L::load(by.constant + j)));
+        });
+    }
+}

@@ -1,0 +1,108 @@
+// The functions of the library, as groupnorm.ops.cpu calls them. Compiled once for each instruction set.
+#include <sys/mman.h>
+
+#include <type_traits>
+
+#include "activation.h"
+#include "planes.h"
+#include "rows.h"
+
+namespace {
+
+constexpr int64_t FEW_POSITIONS = 32;  // fewer than this leave vectors half empty, and a sample becomes one row
+
+bool as_rows(const Problem& p) { return p.channels_last || p.positions < FEW_POSITIONS; }
+
+// Calls f with an activation of the arithmetic of A.
+template <class A, class F>
+void with_activation(int which, F&& f) {
+    switch (which) {
+        case 1:
+            return f(Relu<A>{});
+        case 2:
+            return f(Silu<A>{});
+        case 3:
+            return f(Gelu<A>{});
+        case 4:
+            return f(GeluTanh<A>{});
+        default:
+            return f(Identity<A>{});
+    }
+}
+
+// Calls f with a null pointer to the type of the elements.
+template <class F>
+void with_dtype(int which, F&& f) {
+    switch (which) {
+        case 1:
+            return f((bfloat16*)nullptr);
+        case 2:
+            return f((float16*)nullptr);
+        case 3:
+            return f((double*)nullptr);
+        default:
+            return f((float*)nullptr);
+    }
+}
+
+template <class Kernel, class Arguments>
+void run(const Arguments& arguments) {
+    Kernel kernel(arguments);
+    schedule(kernel, arguments.p.threads);
+    if constexpr (requires { kernel.parameters(); })
+        if (arguments.dweight || arguments.dbias) kernel.parameters();
+}
+
+}  // namespace
+
+#define EXPORTED __attribute__((visibility("default")))
+
+extern "C" {
+
+EXPORTED void groupnorm_use_threads_of(Fork fork) { fork_threads = fork; }
+
+// The whole huge pages within this memory may be given as such.
+EXPORTED void groupnorm_prefer_huge_pages(void* memory, size_t bytes) {
+#ifdef MADV_HUGEPAGE
+    constexpr uintptr_t page = uintptr_t(1) << 21;
+    const uintptr_t begin = divide_up((uintptr_t)memory, page) * page, end = ((uintptr_t)memory + bytes) / page * page;
+    if (begin < end) madvise((void*)begin, end - begin, MADV_HUGEPAGE);
+#endif
+}
+
+EXPORTED void groupnorm_forward(const Problem* p, const void* x, const void* add, void* total, const void* weight,
+                                const void* bias, void* mean, void* rstd, void* y, double eps, int given) {
+    with_dtype(p->dtype, [&](auto* typed) {
+        using T = std::remove_pointer_t<decltype(typed)>;
+        using A = accumulator<T>;
+        Forward<T> f{*p,       (const T*)x, (const T*)add, (T*)total, (const A*)weight, (const A*)bias,
+                     (A*)mean, (A*)rstd,    (T*)y,         eps,       given != 0};
+        std::unique_ptr<A[]> own;
+        if (!mean) {  // nobody wants to know
+            own.reset(new A[2 * p->samples * p->groups]);
+            f.mean = own.get();
+            f.rstd = own.get() + p->samples * p->groups;
+        }
+        with_activation<A>(p->activation, [&](auto act) {
+            using Act = decltype(act);
+            as_rows(*p) ? run<RowsForward<T, Act>>(f) : run<PlanesForward<T, Act>>(f);
+        });
+    });
+}
+
+EXPORTED void groupnorm_backward(const Problem* p, const void* dy, const void* x, const void* weight, const void* bias,
+                                 const void* mean, const void* rstd, void* dx, void* dweight, void* dbias, void* sums,
+                                 int fixed) {
+    with_dtype(p->dtype, [&](auto* typed) {
+        using T = std::remove_pointer_t<decltype(typed)>;
+        using A = accumulator<T>;
+        Backward<T> b{
+            *p,     (const T*)dy, (const T*)x, (const A*)weight, (const A*)bias, (const A*)mean, (const A*)rstd,
+            (T*)dx, (A*)dweight,  (A*)dbias,   (A*)sums,         fixed != 0};
+        with_activation<A>(p->activation, [&](auto act) {
+            using Act = decltype(act);
+            as_rows(*p) ? run<RowsBackward<T, Act>>(b) : run<PlanesBackward<T, Act>>(b);
+        });
+    });
+}
+}

@@ -1,0 +1,86 @@
+// Mean and variance of runs of neighbours, merged as Chan, Golub & LeVeque (1983).
+#pragma once
+#include <algorithm>
+#include <cstdint>
+
+#include "lanes.h"
+
+constexpr int64_t AHEAD = 1024;  // bytes: asked for early, for the processor alone does not look that far along rows
+
+// The vector at p, or the first `rest` elements of it where that is not 0.
+template <class L, class T>
+inline typename L::V take(const T* p, int rest) {
+    if (rest) return L::load(p, rest);
+    _mm_prefetch((const char*)p + AHEAD, _MM_HINT_T0);
+    return L::load(p);
+}
+
+struct Moments {
+    double count = 0, mean = 0, squares = 0;  // squares: the sum of the squared distances from the mean
+
+    void merge(const Moments& other) {
+        if (other.count == 0) return;
+        double all = count + other.count, distance = other.mean - mean;
+        mean += distance * (other.count / all);
+        squares += other.squares + distance * distance * (count * other.count / all);
+        count = all;
+    }
+};
+
+// Of n values near `about`, from the sums of their distances from it and of the squares of these.
+inline Moments from_distances(double n, double about, double sum, double squares) {
+    return {n, about + sum / n, squares - sum * sum / n};
+}
+
+constexpr int64_t CHUNK = 4096;  // elements that the first-level cache holds while they are read twice
+
+// Moments of n <= CHUNK neighbours, in two passes; with `add`, of x + add, which is stored as `total` and read back.
+template <class T>
+Moments moments_of_chunk(const T* x, const T* add, T* total, int64_t n) {
+    using L = Lanes<accumulator<T>>;
+    using V = typename L::V;
+    constexpr int W = L::width;
+    const int rest = n % W;
+    if (add) {
+        int64_t i = 0;
+        for (; i + W <= n; i += W) L::store(total + i, L::load(x + i) + L::load(add + i));
+        if (rest) L::store(total + i, L::load(x + i, rest) + L::load(add + i, rest), rest);
+        x = total;
+    }
+    V s[4] = {L::splat(0), L::splat(0), L::splat(0), L::splat(0)};
+    int64_t i = 0;
+    for (; i + 4 * W <= n; i += 4 * W)
+        for (int k = 0; k < 4; k++) s[k] += take<L>(x + i + k * W, 0);
+    for (; i + W <= n; i += W) s[0] += L::load(x + i);
+    if (rest) s[1] += L::load(x + i, rest);
+    const auto about = L::sum((s[0] + s[1]) + (s[2] + s[3])) / n;
+
+    const V m = L::splat(about);
+    V d[2] = {L::splat(0), L::splat(0)}, q[4] = {L::splat(0), L::splat(0), L::splat(0), L::splat(0)};
+    for (i = 0; i + 4 * W <= n; i += 4 * W)
+        for (int k = 0; k < 4; k++) {
+            V v = L::load(x + i + k * W) - m;
+            d[k % 2] += v;
+            q[k] = L::fma(v, v, q[k]);
+        }
+    for (; i + W <= n; i += W) {
+        V v = L::load(x + i) - m;
+        d[0] += v;
+        q[0] = L::fma(v, v, q[0]);
+    }
+    if (rest) {
+        V v = L::keep(L::load(x + i, rest) - m, rest);
+        d[1] += v;
+        q[1] = L::fma(v, v, q[1]);
+    }
+    return from_distances(n, about, L::sum(d[0] + d[1]), L::sum((q[0] + q[1]) + (q[2] + q[3])));
+}
+
+// Moments of n neighbours.
+template <class T>
+Moments moments_of_run(const T* x, const T* add, T* total, int64_t n) {
+    Moments all;
+    for (int64_t i = 0; i < n; i += CHUNK)
+        all.merge(moments_of_chunk(x + i, add ? add + i : nullptr, add ? total + i : nullptr, std::min(CHUNK, n - i)));
+    return all;
+}

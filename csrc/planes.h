@@ -1,0 +1,171 @@
+// Contiguous tensors [N, C, S]: the S positions of a channel are neighbours, and so are the channels of a group.
+#pragma once
+#include <cmath>
+#include <memory>
+
+#include "runs.h"
+#include "schedule.h"
+
+// A group in slices: some of its channels whole, or some of the positions of one channel.
+struct PlaneSlices {
+    int64_t size, positions, span, parts, several;
+
+    PlaneSlices(const Problem& p)
+        : size(p.channels / p.groups),
+          positions(p.positions),
+          span(std::min(p.positions, SLICE)),
+          parts(divide_up(p.positions, span)),
+          several(std::max<int64_t>(1, SLICE / p.positions)) {}
+
+    int64_t count() const { return divide_up(size, several) * parts; }
+    int64_t block() const { return std::max<int64_t>(1, SLICE / (size * positions)); }
+
+    // Calls f(channel within the group, part of its positions, first position, positions).
+    template <class F>
+    void each_run(int64_t slice, F&& f) const {
+        const int64_t first = slice / parts * several, part = slice % parts, from = part * span;
+        for (int64_t c = first; c < std::min(size, first + several); c++)
+            f(c, part, from, std::min(span, positions - from));
+    }
+};
+
+template <class T, class Act>
+class PlanesForward {
+    using A = accumulator<T>;
+    const Forward<T>& f;
+    const PlaneSlices cut;
+    const bool stream;
+    std::unique_ptr<Moments[]> moments;
+    std::unique_ptr<A[]> low;  // what rounding the mean to its dtype took off
+
+  public:
+    PlanesForward(const Forward<T>& f)
+        : f(f),
+          cut(f.p),
+          stream(f.p.samples * f.p.channels * f.p.positions * (int64_t)sizeof(T) >= STREAM_BYTES),
+          moments(f.given ? nullptr : new Moments[units() * slices()]),
+          low(new A[units()]()) {}
+
+    int64_t units() const { return f.p.samples * f.p.groups; }
+    int64_t slices() const { return cut.count(); }
+    int64_t block() const { return cut.block(); }
+    bool reduces() const { return !f.given; }
+    bool applies() const { return f.y; }
+
+    void reduce(int, int64_t group, int64_t slice) {
+        int64_t from = 0, elements = 0;  // the channels of a slice are neighbours
+        cut.each_run(slice, [&](int64_t c, int64_t, int64_t s, int64_t n) {
+            if (!elements) from = (group * cut.size + c) * cut.positions + s;
+            elements += n;
+        });
+        moments[group * slices() + slice] =
+            moments_of_run(f.x + from, f.add ? f.add + from : nullptr, f.add ? f.total + from : nullptr, elements);
+    }
+
+    void finish(int, int64_t group) {
+        if (f.given) return;
+        Moments all;
+        for (int64_t s = 0; s < slices(); s++) all.merge(moments[group * slices() + s]);
+        f.mean[group] = all.mean;
+        f.rstd[group] = 1 / std::sqrt(all.squares / all.count + f.eps);
+        low[group] = all.mean - f.mean[group];
+    }
+
+    void apply(int, int64_t group, int64_t slice) {
+        const T* x = f.add ? f.total : f.x;
+        const int64_t first = group % f.p.groups * cut.size;
+        cut.each_run(slice, [&](int64_t c, int64_t, int64_t s, int64_t n) {
+            const int64_t from = (group * cut.size + c) * cut.positions + s;
+            const A scale = f.rstd[group] * (f.weight ? f.weight[first + c] : 1);
+            const A shift = (f.bias ? f.bias[first + c] : 0) - low[group] * scale;
+            normalize_run<T, Act>(x + from, f.y + from, n, f.mean[group], scale, shift, stream);
+        });
+    }
+};
+
+template <class T, class Act>
+class PlanesBackward {
+    using A = accumulator<T>;
+    const Backward<T>& b;
+    const PlaneSlices cut;
+    const bool stream;
+    std::unique_ptr<GradientSums[]> sums;  // of each channel and part of its positions
+    struct Factors {
+        A x, constant;
+    };
+    std::unique_ptr<Factors[]> factors;
+
+    A weight(int64_t c) const { return b.weight ? b.weight[c] : 1; }
+    A bias(int64_t c) const { return b.bias ? b.bias[c] : 0; }
+
+  public:
+    PlanesBackward(const Backward<T>& b)
+        : b(b),
+          cut(b.p),
+          stream(b.p.samples * b.p.channels * b.p.positions * (int64_t)sizeof(T) >= STREAM_BYTES),
+          sums(new GradientSums[b.p.samples * b.p.channels * cut.parts]),
+          factors(new Factors[units()]) {}
+
+    int64_t units() const { return b.p.samples * b.p.groups; }
+    int64_t slices() const { return cut.count(); }
+    int64_t block() const { return cut.block(); }
+    bool reduces() const { return !b.fixed || b.dweight || b.dbias || b.sums; }
+    bool applies() const { return b.dx; }
+
+    void reduce(int, int64_t group, int64_t slice) {
+        const int64_t first = group % b.p.groups * cut.size;
+        const A mean = b.mean[group], rstd = b.rstd[group];
+        cut.each_run(slice, [&](int64_t c, int64_t part, int64_t s, int64_t n) {
+            const int64_t channel = group * cut.size + c, from = channel * cut.positions + s;
+            sums[channel * cut.parts + part] = gradient_sums_of_run<T, Act>(b.x + from, b.dy + from, n, mean,
+                                                                            rstd * weight(first + c), bias(first + c));
+        });
+    }
+
+    void finish(int, int64_t group) {
+        if (!reduces()) return;
+        const int64_t first = group % b.p.groups * cut.size;
+        const double rstd = b.rstd[group], elements = (double)cut.size * cut.positions;
+        double g = 0, gx = 0;
+        for (int64_t c = 0; c < cut.size; c++) {
+            GradientSums* parts = &sums[(group * cut.size + c) * cut.parts];
+            for (int64_t i = 1; i < cut.parts; i++) {
+                parts->d += parts[i].d;
+                parts->dx += parts[i].dx;
+            }
+            parts->dx *= rstd;
+            g += parts->d * weight(first + c);
+            gx += parts->dx * weight(first + c);
+        }
+        if (b.sums) {
+            b.sums[group] = g;
+            b.sums[units() + group] = gx;
+        }
+        factors[group] = {(A)(-rstd * rstd * gx / elements), (A)(-rstd * g / elements)};
+    }
+
+    void apply(int, int64_t group, int64_t slice) {
+        const int64_t first = group % b.p.groups * cut.size;
+        const A mean = b.mean[group], rstd = b.rstd[group];
+        const Factors by = b.fixed ? Factors{0, 0} : factors[group];
+        cut.each_run(slice, [&](int64_t c, int64_t, int64_t s, int64_t n) {
+            const int64_t from = (group * cut.size + c) * cut.positions + s;
+            const A scale = rstd * weight(first + c);
+            gradient_run<T, Act>(b.x + from, b.dy + from, b.dx + from, n, mean, scale, bias(first + c), scale, by.x,
+                                 by.constant, stream);
+        });
+    }
+
+    void parameters() {
+        for (int64_t c = 0; c < b.p.channels; c++) {
+            GradientSums all;
+            for (int64_t n = 0; n < b.p.samples; n++) {
+                const GradientSums& one = sums[(n * b.p.channels + c) * cut.parts];
+                all.d += one.d;
+                all.dx += one.dx;
+            }
+            if (b.dweight) b.dweight[c] = all.dx;
+            if (b.dbias) b.dbias[c] = all.d;
+        }
+    }
+};

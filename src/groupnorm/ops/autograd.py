@@ -1,0 +1,115 @@
+"""Compiled kernels as differentiable functions of eager mode: only the normalised tensor and its statistics are kept.
+
+The backward pass recomputes the activation from the input. A backward pass that is itself to be differentiated
+(``create_graph=True``) is composed of ATen's operations, which have derivatives of every order.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from groupnorm.ops import native
+from groupnorm.ops.backends import compiled
+from groupnorm.ops.spec import Spec, arranged
+
+Gradient = Tensor | None
+
+
+class Normalize(torch.autograd.Function):
+    """``(y, total)`` of ``x + residual``; ``total`` is None where there is no residual."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        x: Tensor,
+        residual: Tensor | None,
+        weight: Tensor | None,
+        bias: Tensor | None,
+        spec: Spec,
+        eps: float,
+        backend: str,
+    ) -> Any:
+        total = None if residual is None else torch.empty_like(x)
+        y, mean, rstd = compiled(backend).forward(spec, x, weight, bias, eps, residual=residual, total=total)
+        ctx.save_for_backward(x if total is None else total, weight, bias, mean, rstd)
+        ctx.set_materialize_grads(False)
+        ctx.call = spec, eps, backend
+        return y, total
+
+    @staticmethod
+    def backward(ctx: Any, dy: Gradient, dtotal: Gradient) -> Any:
+        x, weight, bias, mean, rstd = ctx.saved_tensors
+        spec, eps, backend = ctx.call
+        of_x, of_residual, *of_parameters = ctx.needs_input_grad[:4]
+        needs = (of_x or of_residual, *of_parameters)
+        dx, dweight, dbias = None, None, None
+        if dy is not None and torch.is_grad_enabled():
+            dx, dweight, dbias = _composed(
+                lambda x, w, b: native.group_norm(x, spec.groups, w, b, eps, spec.activation),
+                (x, weight, bias),
+                needs,
+                dy,
+            )
+        elif dy is not None:
+            dy = arranged(dy, spec.layout)
+            dx, dweight, dbias, _ = compiled(backend).backward(spec, dy, x, weight, bias, mean, rstd, needs=needs)
+        if dtotal is not None:
+            dx = dtotal if dx is None else dx + dtotal
+        dweight, dbias = _as(dweight, weight), _as(dbias, bias)
+        return dx if of_x else None, dx if of_residual else None, dweight, dbias, None, None, None
+
+
+class Apply(torch.autograd.Function):
+    """``y``, normalised with statistics that come from elsewhere, and have gradients of their own."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        x: Tensor,
+        mean: Tensor,
+        rstd: Tensor,
+        weight: Tensor | None,
+        bias: Tensor | None,
+        spec: Spec,
+        backend: str,
+    ) -> Tensor:
+        y, _, _ = compiled(backend).forward(spec, x, weight, bias, 0.0, statistics=(mean, rstd))
+        ctx.save_for_backward(x, mean, rstd, weight, bias)
+        ctx.call = spec, backend
+        return y
+
+    @staticmethod
+    def backward(ctx: Any, dy: Tensor) -> Any:
+        x, mean, rstd, weight, bias = ctx.saved_tensors
+        spec, backend = ctx.call
+        needs = ctx.needs_input_grad[:5]
+        if torch.is_grad_enabled():
+            gradients = _composed(
+                lambda x, m, r, w, b: native.group_norm(x, spec.groups, w, b, 0.0, spec.activation, (m, r)),
+                (x, mean, rstd, weight, bias),
+                needs,
+                dy,
+            )
+            return *gradients, None, None
+        dx, dweight, dbias, sums = compiled(backend).backward(
+            spec, arranged(dy, spec.layout), x, weight, bias, mean, rstd, fixed=True, needs=(needs[0], *needs[3:])
+        )
+        assert sums is not None
+        dmean = -rstd * sums[0] if needs[1] else None
+        drstd = sums[1] / rstd if needs[2] else None
+        return dx, dmean, drstd, _as(dweight, weight), _as(dbias, bias), None, None
+
+
+def _as(gradient: Gradient, parameter: Tensor | None) -> Gradient:
+    """A gradient in the dtype of its parameter."""
+    return None if gradient is None or parameter is None else gradient.to(parameter.dtype)
+
+
+def _composed(function: Any, inputs: tuple[Tensor | None, ...], needs: tuple[bool, ...], dy: Tensor) -> list[Gradient]:
+    """Gradients that can be differentiated again."""
+    wanted = [t for t, need in zip(inputs, needs, strict=True) if need and t is not None]
+    found = iter(torch.autograd.grad(function(*inputs), wanted, dy, create_graph=True))
+    return [next(found) if need and t is not None else None for t, need in zip(inputs, needs, strict=True)]

@@ -1,0 +1,226 @@
+"""Kernels for the CPU: C++ of ``csrc``, called through ctypes, with the threads that PyTorch uses.
+
+The libraries are built when the package is installed, one for each instruction set; where they could not be,
+:func:`unavailable` says so and the package does without.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from groupnorm.ops.spec import CHANNELS_LAST, Spec
+
+_DTYPES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2, torch.float64: 3}
+_ACTIVATIONS = {None: 0, "relu": 1, "silu": 2, "gelu": 3, "gelu_tanh": 4}
+Statistics = tuple[Tensor, Tensor]
+
+_SETS = {"AVX512": "avx512", "AVX2": "avx2"}
+
+FRESH_BYTES = 1 << 25
+"""Allocations of at least this size are new memory each time: 32 MiB, the most that glibc keeps for itself."""
+FEW_ELEMENTS = 16_384
+"""Below this the way to the kernel takes longer than the work, and ATen's is shorter: measured, see docs/speed.md."""
+
+
+class _Problem(ctypes.Structure):
+    """Laid out as ``Problem`` of csrc/problem.h."""
+
+    _fields_ = (
+        *((field, ctypes.c_int64) for field in ("samples", "channels", "positions", "groups")),
+        *((field, ctypes.c_int32) for field in ("dtype", "channels_last", "activation", "threads")),
+    )
+
+
+@functools.cache
+def unavailable() -> str:
+    """Why there are no kernels for this machine; "" where there are."""
+    capability = torch.backends.cpu.get_cpu_capability()
+    if capability not in _SETS:
+        return f"this processor's instruction set is {capability}; the kernels are written for AVX2 and AVX-512"
+    if _library_path() is None:
+        return (
+            "the kernels were not built: no working C++ compiler (GCC or Clang) was found when the package was "
+            "installed; install one, then the package again"
+        )
+    return ""
+
+
+def refusal(spec: Spec) -> str:
+    """Why this backend cannot do what is asked; "" where it can."""
+    if spec.device != "cpu":
+        return f"the input is on {spec.device}"
+    if spec.dtype not in _DTYPES:
+        return f"it has no kernel for {spec.dtype}"
+    return unavailable()
+
+
+def drawback(spec: Spec) -> str:
+    """Why another backend is faster; "" where none is."""
+    if spec.elements < FEW_ELEMENTS:
+        return f"the call costs more than the work on {spec.elements} elements, fewer than {FEW_ELEMENTS}"
+    return ""
+
+
+def forward(
+    spec: Spec,
+    x: Tensor,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    eps: float,
+    *,
+    residual: Tensor | None = None,
+    total: Tensor | None = None,
+    statistics: Statistics | None = None,
+    out: Tensor | None = None,
+) -> tuple[Tensor, Tensor | None, Tensor | None]:
+    """The protocol of :mod:`groupnorm.ops.backends`."""
+    problem, dtype, shape = _problem(spec, torch.get_num_threads())
+    y = _fresh(x) if out is None else out
+    mean, rstd = statistics or (None, None)
+    if mean is None and spec.needs_grad:
+        mean, rstd = torch.empty(shape, dtype=dtype), torch.empty(shape, dtype=dtype)
+    weight, bias = _parameter(weight, dtype), _parameter(bias, dtype)
+    _library().groupnorm_forward(
+        problem,
+        x.data_ptr(),
+        _pointer(residual),
+        _pointer(total),
+        _pointer(weight),
+        _pointer(bias),
+        _pointer(mean),
+        _pointer(rstd),
+        y.data_ptr(),
+        eps,
+        statistics is not None,
+    )
+    return y, mean, rstd
+
+
+def statistics(spec: Spec, x: Tensor, eps: float) -> Statistics:
+    """The protocol of :mod:`groupnorm.ops.backends`."""
+    problem, dtype, shape = _problem(spec, torch.get_num_threads())
+    mean, rstd = torch.empty(shape, dtype=dtype), torch.empty(shape, dtype=dtype)
+    _library().groupnorm_forward(
+        problem, x.data_ptr(), None, None, None, None, mean.data_ptr(), rstd.data_ptr(), None, eps, False
+    )
+    return mean, rstd
+
+
+def backward(
+    spec: Spec,
+    dy: Tensor,
+    x: Tensor,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    mean: Tensor,
+    rstd: Tensor,
+    *,
+    fixed: bool = False,
+    needs: tuple[bool, bool, bool] = (True, True, True),
+) -> tuple[Tensor | None, Tensor | None, Tensor | None, Tensor | None]:
+    """The protocol of :mod:`groupnorm.ops.backends`."""
+    problem, dtype, shape = _problem(spec, torch.get_num_threads())
+    dx = _fresh(x) if needs[0] else None
+    dweight = torch.empty(spec.channels, dtype=dtype) if needs[1] else None
+    dbias = torch.empty(spec.channels, dtype=dtype) if needs[2] else None
+    sums = torch.empty((2, *shape), dtype=dtype) if fixed else None
+    weight, bias = _parameter(weight, dtype), _parameter(bias, dtype)
+    _library().groupnorm_backward(
+        problem,
+        dy.data_ptr(),
+        x.data_ptr(),
+        _pointer(weight),
+        _pointer(bias),
+        mean.data_ptr(),
+        rstd.data_ptr(),
+        _pointer(dx),
+        _pointer(dweight),
+        _pointer(dbias),
+        _pointer(sums),
+        fixed,
+    )
+    return dx, dweight, dbias, sums
+
+
+def _pointer(t: Tensor | None) -> int | None:
+    return None if t is None else t.data_ptr()
+
+
+def _parameter(parameter: Tensor | None, dtype: torch.dtype) -> Tensor | None:
+    """A scale or shift as the kernels read it."""
+    if parameter is None or (parameter.dtype is dtype and parameter.is_contiguous()):
+        return parameter
+    return parameter.to(dtype).contiguous()
+
+
+def _fresh(like: Tensor) -> Tensor:
+    """An uninitialised tensor. Large ones are new memory, whose first touch costs more than the kernel.
+
+    Huge pages halve that; the advice is without effect where the system does not give them.
+    """
+    t = torch.empty_like(like)
+    if t.nbytes >= FRESH_BYTES:
+        _library().groupnorm_prefer_huge_pages(t.data_ptr(), t.nbytes)
+    return t
+
+
+@functools.lru_cache(maxsize=4096)
+def _problem(spec: Spec, threads: int) -> tuple[Any, torch.dtype, tuple[int, int]]:
+    """A pointer to what the kernels are told, and dtype and shape of the statistics."""
+    problem = _Problem(
+        spec.samples,
+        spec.channels,
+        spec.positions,
+        spec.groups,
+        _DTYPES[spec.dtype],
+        spec.layout == CHANNELS_LAST,
+        _ACTIVATIONS[spec.activation],
+        threads,
+    )
+    return ctypes.byref(problem), spec.accumulates, (spec.samples, spec.groups)
+
+
+def _library_path() -> Path | None:
+    instruction_set = _SETS[torch.backends.cpu.get_cpu_capability()]
+    # An editable installation has the libraries elsewhere than the sources; the package knows both places.
+    folders = sys.modules["groupnorm.ops"].__path__
+    paths = (Path(folder) / f"libgroupnorm_{instruction_set}.so" for folder in folders)
+    return next((path for path in paths if path.exists()), None)
+
+
+@functools.cache
+def _library() -> ctypes.CDLL:
+    path = _library_path()
+    assert path is not None, unavailable()
+    library = ctypes.CDLL(str(path))
+    pointer = ctypes.c_void_p
+    arguments: dict[str, list[Any]] = {
+        "groupnorm_forward": [*[pointer] * 9, ctypes.c_double, ctypes.c_int],
+        "groupnorm_backward": [*[pointer] * 11, ctypes.c_int],
+        "groupnorm_use_threads_of": [pointer],
+        "groupnorm_prefer_huge_pages": [pointer, ctypes.c_size_t],
+    }
+    for name, types in arguments.items():
+        function = getattr(library, name)
+        function.argtypes, function.restype = types, None
+    library.groupnorm_use_threads_of(_fork_of_torch())
+    return library
+
+
+def _fork_of_torch() -> int | None:
+    """Address of ``GOMP_parallel`` in the OpenMP runtime that PyTorch is linked to; None where it has another one.
+
+    A second runtime would have threads of its own, which compete with the waiting threads of the first.
+    """
+    path = Path(torch.__file__).parent / "lib" / "libtorch_cpu.so"
+    try:
+        return ctypes.cast(ctypes.CDLL(str(path)).GOMP_parallel, ctypes.c_void_p).value
+    except (OSError, AttributeError):
+        return None

@@ -1,0 +1,198 @@
+"""One call, from arguments that are checked to the backend that computes it."""
+
+from __future__ import annotations
+
+import functools
+from typing import cast
+
+import torch
+from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensor
+from torch.autograd import forward_ad
+
+from groupnorm.errors import BackendError
+from groupnorm.ops import library, native, reference
+from groupnorm.ops.activation import activate
+from groupnorm.ops.autograd import Apply, Normalize
+from groupnorm.ops.backends import AUTO, COMPILED, COMPOSED, Explanation, compiled, explain, resolve
+from groupnorm.ops.spec import CONTIGUOUS, Spec, accumulation_dtype, arranged, layout_of
+from groupnorm.sets import group_set
+
+Statistics = tuple[Tensor, Tensor]
+
+_PLAIN = (Tensor, torch.nn.Parameter, FakeTensor, type(None))
+
+
+def group_norm(
+    x: Tensor,
+    groups: int,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    eps: float,
+    activation: str | None,
+    *,
+    residual: Tensor | None = None,
+    statistics: Statistics | None = None,
+    out: Tensor | None = None,
+    backend: str = AUTO,
+) -> tuple[Tensor, Tensor]:
+    """``(y, total)``: the output, and what was normalised, ``x`` or ``x + residual``."""
+    if torch.compiler.is_compiling() or watched(x, weight, bias):
+        total = x if residual is None else x + residual
+        y = _recorded(total, groups, weight, bias, eps, activation, statistics, backend)
+        return (y if out is None else out.copy_(y)), total
+    layout = layout_of(x)
+    if layout is None:
+        x, layout = x.contiguous(), CONTIGUOUS
+    grad = torch.is_grad_enabled() and _requires_grad(x, weight, bias, residual, *(statistics or ()))
+    spec, name = _chosen(x.device, x.dtype, x.shape, layout, groups, activation, grad, backend)
+    if name in COMPOSED:
+        total = x if residual is None else x + residual
+        y = _composed(name, total, groups, weight, bias, eps, activation, statistics)
+        return (y if out is None else out.copy_(y)), total
+    if statistics is not None:
+        total = x if residual is None else x + residual
+        mean, rstd = (t.to(spec.accumulates).contiguous() for t in statistics)
+        if grad:
+            return Apply.apply(total, mean, rstd, weight, bias, spec, name), total
+        y, _, _ = compiled(name).forward(
+            spec, total, weight, bias, eps, statistics=(mean, rstd), out=_usable(out, layout)
+        )
+        return _delivered(y, out), total
+    if residual is not None:
+        residual = arranged(residual, layout)
+    if grad:
+        y, summed = Normalize.apply(x, residual, weight, bias, spec, eps, name)
+        return y, x if summed is None else summed
+    summed = None if residual is None else torch.empty_like(x)
+    y, _, _ = compiled(name).forward(
+        spec, x, weight, bias, eps, residual=residual, total=summed, out=_usable(out, layout)
+    )
+    return _delivered(y, out), x if summed is None else summed
+
+
+def group_statistics(x: Tensor, groups: int, eps: float, *, backend: str = AUTO) -> Statistics:
+    """``(mean, rstd)`` of each group, ``[N, G]``."""
+    grad = torch.is_grad_enabled() and x.requires_grad
+    if torch.compiler.is_compiling() or watched(x) or grad:
+        return native.group_statistics(x, groups, eps)
+    layout = layout_of(x) or CONTIGUOUS
+    spec, name = _chosen(x.device, x.dtype, x.shape, layout, groups, None, False, backend)
+    if name in COMPOSED:
+        return native.group_statistics(x, groups, eps)
+    return compiled(name).statistics(spec, arranged(x, layout), eps)
+
+
+def explanation(x: Tensor, groups: int, activation: str | None, backend: str) -> Explanation:
+    """Which backend runs a call of eager mode, and why the others do not."""
+    layout = layout_of(x) or CONTIGUOUS
+    spec = Spec(x.device.type, x.dtype, tuple(x.shape), layout, groups, activation, x.requires_grad)
+    return explain(spec, backend)
+
+
+def watched(*tensors: Tensor | None) -> bool:
+    """Whether something looks into the operations on tensors, and kernels would be a hole in what it sees."""
+    return transformed(*tensors) or type(tensors[0]) is FakeTensor or torch._C._len_torch_dispatch_stack() > 0
+
+
+def transformed(*tensors: Tensor | None) -> bool:
+    """Whether it has to see the operations of ATen: ``torch.func``, forward mode, a trace, a subclass of tensors."""
+    if torch._C._are_functorch_transforms_active():
+        return True
+    if torch.compiler.is_compiling():
+        return False
+    for t in tensors:
+        if type(t) not in _PLAIN:
+            return True
+    return forward_ad._current_level >= 0 or torch._C._get_tracing_state() is not None
+
+
+def _recorded(
+    x: Tensor,
+    groups: int,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    eps: float,
+    activation: str | None,
+    statistics: Statistics | None,
+    backend: str,
+) -> Tensor:
+    """The call as operations that a compiler or a transform sees."""
+    if _records_the_operation(x, weight, bias, backend) and statistics is None:
+        name = library.NO_ACTIVATION if activation is None else activation
+        y, _, _ = library.group_norm(x, weight, bias, groups, eps, name, backend)
+        return cast(Tensor, y)
+    return _composed(backend, x, groups, weight, bias, eps, activation, statistics)
+
+
+def _records_the_operation(x: Tensor, weight: Tensor | None, bias: Tensor | None, backend: str) -> bool:
+    """Whether the operation of our own is recorded, rather than those of ATen."""
+    if backend in COMPILED and transformed(x, weight, bias):
+        why = "something looks into it: torch.func, forward mode, a trace or a subclass of Tensor"
+        raise BackendError(backend, why)
+    if backend != AUTO:
+        return backend in COMPILED
+    if not torch.compiler.is_compiling() or transformed(x):
+        return False
+    fewest = _fewest_elements(x.device.type, x.dtype)
+    return fewest is not None and (torch.compiler.is_exporting() or x.numel() >= fewest)
+
+
+def _fewest_elements(device: str, dtype: torch.dtype) -> int | None:
+    """From how many elements on a compiled backend may be the fastest; None where there is none."""
+    likely = Spec(device, dtype, (1, 1, 1 << 20), CONTIGUOUS, 1, None, True)
+    name = resolve(likely)
+    return compiled(name).FEW_ELEMENTS if name in COMPILED else None
+
+
+# What torch.compiler.assume_constant_result sets, which would load the whole compiler: asked when a graph is made.
+_fewest_elements._dynamo_marked_constant = True  # type: ignore[attr-defined]
+
+
+def _composed(
+    name: str,
+    x: Tensor,
+    groups: int,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    eps: float,
+    activation: str | None,
+    statistics: Statistics | None,
+) -> Tensor:
+    if name == "reference" and statistics is None:
+        wide = x.to(accumulation_dtype(x.dtype))
+        y = reference.normalize(wide, group_set(groups), weight, bias, eps)
+        return activate(y.to(x.dtype), activation)
+    return native.group_norm(x, groups, weight, bias, eps, activation, statistics)
+
+
+@functools.lru_cache(maxsize=4096)
+def _chosen(
+    device: torch.device,
+    dtype: torch.dtype,
+    shape: torch.Size,
+    layout: str,
+    groups: int,
+    activation: str | None,
+    grad: bool,
+    backend: str,
+) -> tuple[Spec, str]:
+    """What is asked of a backend, and which."""
+    spec = Spec(device.type, dtype, tuple(shape), layout, groups, activation, grad)
+    return spec, resolve(spec, backend)
+
+
+def _requires_grad(*tensors: Tensor | None) -> bool:
+    for t in tensors:
+        if t is not None and t.requires_grad:
+            return True
+    return False
+
+
+def _usable(out: Tensor | None, layout: str) -> Tensor | None:
+    """``out`` where a kernel can write to it directly."""
+    return out if out is not None and layout_of(out) == layout else None
+
+
+def _delivered(y: Tensor, out: Tensor | None) -> Tensor:
+    return y if out is None or out is y else out.copy_(y)

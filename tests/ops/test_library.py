@@ -1,0 +1,177 @@
+"""The operation as PyTorch knows it: under compilers, in exported programs, with fake tensors."""
+
+import warnings
+
+import onnxruntime
+import pytest
+import torch
+from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.library import opcheck
+
+from agreement import Case, assert_agrees, make_case, run
+from backends import by_compiled_backend
+from groupnorm import GroupNorm
+from groupnorm.functional import ACTIVATIONS, group_norm, group_norm_statistics
+from groupnorm.ops import cpu
+from groupnorm.sets import group_set
+
+OP, BACKWARD = torch.ops.groupnorm.group_norm.default, torch.ops.groupnorm.group_norm_backward.default
+BACKENDS_OF_THE_OPERATION = ["auto", "native", "cpu"]
+needs_cpu = pytest.mark.skipif(bool(cpu.unavailable()), reason=cpu.unavailable())
+LARGE = (2, 8, 40, 50)
+"""More elements than are worth a kernel."""
+
+
+@pytest.fixture(autouse=True)
+def fresh():
+    torch.compiler.reset()
+    yield
+    torch.compiler.reset()
+
+
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")  # raised inside opcheck
+@pytest.mark.parametrize("backend", BACKENDS_OF_THE_OPERATION)
+@pytest.mark.parametrize("affine", ["weight bias", "weight", "none"])
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last], ids=str)
+def test_opcheck(affine, layout, backend):
+    case = make_case((2, 12, 5, 3), affine=affine)
+    x = case.x.to(memory_format=layout).detach().requires_grad_()
+    parameters = [None if p is None else p.requires_grad_() for p in (case.weight, case.bias)]
+    opcheck(OP, (x, *parameters, 3, 1e-5, "silu", backend))
+    mean, rstd = group_norm_statistics(x.detach(), 3)
+    detached = [None if p is None else p.detach() for p in parameters]
+    opcheck(BACKWARD, (case.upstream, x.detach(), *detached, mean, rstd, 3, 1e-5, "silu", backend))
+
+
+@pytest.mark.parametrize("backend", BACKENDS_OF_THE_OPERATION)
+@pytest.mark.parametrize("affine", ["weight bias", "weight", "bias", "none"])
+@pytest.mark.parametrize("activation", ["", *ACTIVATIONS])
+def test_it_is_the_definition(activation, affine, backend):
+    case = make_case((2, 12, 5, 3), affine=affine)
+    outcome = run(lambda x, w, b: OP(x, w, b, 4, 1e-5, activation, backend)[0], case)
+    assert_agrees(outcome, case, group_set(4), activation=activation or None)
+
+
+@pytest.mark.parametrize("strided", [lambda x: x[..., ::2], lambda x: x.transpose(2, 3)], ids=["sliced", "transposed"])
+def test_any_strides(strided):
+    case = make_case((2, 12, 8, 6))
+    x, dy = strided(case.x), strided(case.upstream)
+    case = Case(x, case.weight, case.bias, dy)
+    assert_agrees(run(lambda x, w, b: OP(x, w, b, 4, 1e-5, "", "auto")[0], case), case, group_set(4))
+
+
+def recorded(function, *inputs):
+    """The operations in the graph that is compiled of a function, and its outputs."""
+    seen = []
+
+    def look(graph, inputs):
+        seen.extend(node.target for node in graph.graph.nodes if node.op == "call_function")
+        return graph.forward
+
+    return seen, torch.compile(function, fullgraph=True, backend=look)(*inputs)
+
+
+@needs_cpu
+@pytest.mark.parametrize("training", [True, False])
+def test_a_compiled_graph_has_it_where_kernels_are_faster(training):
+    norm = GroupNorm(4, 8, activation="silu").train(training)
+    large, small = torch.randn(LARGE), torch.randn(2, 8, 3)
+    seen, y = recorded(norm, large)
+    assert torch.ops.groupnorm.group_norm in [getattr(t, "_overloadpacket", t) for t in seen] or OP in seen
+    torch.testing.assert_close(y, norm(large))
+    seen, y = recorded(norm, small)
+    assert OP not in seen
+    torch.testing.assert_close(y, norm(small))
+
+
+@by_compiled_backend
+@pytest.mark.parametrize("backend_of_compile", ["aot_eager", "inductor"])
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last], ids=str)
+def test_compiled_steps_are_the_definition_and_keep_the_layout(layout, backend_of_compile, backend):
+    case = make_case((2, 12, 9, 5))
+    x, dy = case.x.to(memory_format=layout), case.upstream.to(memory_format=layout)
+    case = Case(x, case.weight, case.bias, dy)
+
+    @torch.compile(fullgraph=True, backend=backend_of_compile)
+    def norm(x: Tensor, w: Tensor, b: Tensor) -> Tensor:
+        return group_norm(x, 4, w, b, activation="silu", backend=backend)
+
+    outcome = run(norm, case)
+    assert_agrees(outcome, case, group_set(4), activation="silu")
+    assert outcome.y.is_contiguous(memory_format=layout)
+
+
+@needs_cpu
+def test_a_dynamic_graph_chooses_when_the_sizes_are_known():
+    norm = GroupNorm(4, 8, activation="relu")
+    compiled = torch.compile(norm, fullgraph=True, backend="aot_eager", dynamic=True)
+    for shape in ((2, 8, 40, 50), (3, 8, 50, 60), (2, 8, 3, 3), (1, 8, 4, 2)):
+        x = torch.randn(shape)
+        torch.testing.assert_close(compiled(x), norm(x))
+
+
+def test_what_is_fused_compiles_too():
+    case, r = make_case((2, 12, 9, 5)), torch.randn(2, 12, 9, 5, dtype=torch.float64)
+    mask = torch.rand(2, 9, 5) < 0.8
+
+    def norm(x: Tensor) -> Tensor:
+        statistics = group_norm_statistics(x, 4)
+        y = group_norm(x, 4, statistics=statistics) + group_norm(x, 4, activation="silu", mask=mask)
+        return y + group_norm(x, 4, residual=r)
+
+    compiled = torch.compile(norm, fullgraph=True, backend="aot_eager")
+    torch.testing.assert_close(compiled(case.x), norm(case.x))
+
+
+@pytest.mark.parametrize("transform", [torch.vmap, torch.func.grad, torch.func.jacrev])
+def test_a_compiled_transform_is_the_transform(transform):
+    xs, dy = torch.randn(3, *LARGE), torch.randn(LARGE)
+    inputs = xs if transform is torch.vmap else xs[0, :, :, :4, :4]
+    dy = dy if transform is torch.vmap else dy[:, :, :4, :4]
+    apply = transform(lambda x: (group_norm(x, 4, activation="silu") * dy).sum())
+    compiled = torch.compile(apply, fullgraph=True, backend="aot_eager")
+    torch.testing.assert_close(compiled(inputs), apply(inputs), rtol=1e-4, atol=1e-4)
+
+
+@needs_cpu
+@pytest.mark.parametrize("dynamic", [False, True])
+def test_an_exported_program_has_it_and_can_be_decomposed(dynamic):
+    norm = GroupNorm(4, 8, activation="gelu").eval()
+    free = torch.export.Dim.DYNAMIC
+    shapes = ({0: free, 2: free, 3: free},) if dynamic else None
+    program = torch.export.export(norm, (torch.randn(LARGE),), dynamic_shapes=shapes)
+    targets = [node.target for node in program.graph.nodes if node.op == "call_function"]
+    assert OP in targets
+    x = torch.randn((3, 8, 4, 6) if dynamic else LARGE)
+    torch.testing.assert_close(program.module()(x), norm(x))
+    from groupnorm.ops.library import decomposition
+
+    plain = program.run_decompositions({OP: decomposition})
+    assert OP not in [node.target for node in plain.graph.nodes]
+    torch.testing.assert_close(plain.module()(x), norm(x))
+
+
+@pytest.mark.parametrize("activation", [None, *ACTIVATIONS])
+def test_onnx_has_its_own_group_normalization(activation):
+    norm = GroupNorm(4, 8, activation=activation).eval()
+    torch.nn.init.normal_(norm.weight)
+    x = torch.randn(LARGE)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        program = torch.onnx.export(norm, (x,), opset_version=21, verbose=False, dynamo=True)
+    assert [n.op_type for n in program.model_proto.graph.node].count("GroupNormalization") == 1
+    assert not {n.op_type for n in program.model_proto.graph.node} & {"InstanceNormalization", "ReduceMean"}
+    session = onnxruntime.InferenceSession(program.model_proto.SerializeToString())
+    got = session.run(None, {session.get_inputs()[0].name: x.numpy()})[0]
+    torch.testing.assert_close(torch.from_numpy(got), norm(x).detach(), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("backend", BACKENDS_OF_THE_OPERATION)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_fake_tensors_get_shape_dtype_and_layout(dtype, backend):
+    with FakeTensorMode():
+        x = torch.empty(2, 8, 5, 3, dtype=dtype).to(memory_format=torch.channels_last)
+        y = group_norm(x, 4, activation="relu", backend=backend)
+    assert (y.shape, y.dtype) == (x.shape, dtype)
+    assert backend != "cpu" or y.is_contiguous(memory_format=torch.channels_last)  # ATen's says otherwise
