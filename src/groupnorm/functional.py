@@ -134,8 +134,7 @@ def group_norm_statistics(
         ``(mean, rstd)``, ``[N, G]`` each, in float32, or float64 for float64 inputs. Gradients flow through them.
 
     Raises:
-        ShapeError, DivisibilityError, DtypeError, ArgumentError, UnknownNameError, BackendError: as
-            :func:`group_norm`.
+        GroupNormError: as :func:`group_norm`.
     """
     check_input(input)
     check_groups(num_groups, input.shape[1])
@@ -166,7 +165,7 @@ def explain(
         What was chosen and the reasons; printed, a line for each backend.
 
     Raises:
-        As :func:`group_norm`.
+        GroupNormError: as :func:`group_norm`.
 
     Example::
 

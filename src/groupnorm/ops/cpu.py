@@ -26,7 +26,7 @@ _SETS = {"AVX512": "avx512", "AVX2": "avx2"}
 FRESH_BYTES = 1 << 25
 """Allocations of at least this size are new memory each time: 32 MiB, the most that glibc keeps for itself."""
 FEW_ELEMENTS = 16_384
-"""Below this the way to the kernel takes longer than the work, and ATen's is shorter: measured, see docs/speed.md."""
+"""Below this the way to the kernel takes longer than the work, and ATen's is shorter: measured."""
 
 
 class _Problem(ctypes.Structure):
