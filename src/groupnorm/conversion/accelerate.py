@@ -93,8 +93,8 @@ def plan_acceleration(model: nn.Module) -> Plan:
         model: the network.
 
     Returns:
-        A row for each group norm. ``row.new`` is "gn", or "gn+relu", "gn+silu", "gn+gelu" or "gn+gelu_tanh" where it takes over an
-        activation; ``row.why`` says which, or why none.
+        A row for each group norm. ``row.new`` is "gn", or "gn+relu", "gn+silu", "gn+gelu" or "gn+gelu_tanh" where it
+        takes over an activation; ``row.why`` says which, or why none.
 
     Raises:
         ConversionError: the model is wrapped, scripted or quantised.

@@ -233,7 +233,7 @@ class StackedBatchNorm(nn.Module):
 
 
 class StackedGroupNorm(nn.Module):
-    """One group norm over the channels of several, with the groups of all, by the backend that each would have alone."""
+    """One group norm over the channels of several, with the groups of all, by the backend that each has alone."""
 
     weight: Tensor | None
     bias: Tensor | None
