@@ -79,7 +79,8 @@ void add_scaled(double* __restrict total, const A* __restrict a, A by, int64_t n
 // What each column is normalised with.
 template <class A>
 struct Columns {
-    A *mean = nullptr, *scale = nullptr, *shift = nullptr;    // z = (x - mean) * scale + shift
+    A *mean, *scale;
+    const A* shift;                                           // z = (x - mean) * scale + shift
     A *by_d = nullptr, *by_x = nullptr, *constant = nullptr;  // dx = d * by_d + (x - mean) * by_x + constant
 };
 

@@ -51,6 +51,7 @@ void run(const Arguments& arguments) {
     schedule(kernel, arguments.p.threads);
     if constexpr (requires { kernel.parameters(); })
         if (arguments.dweight || arguments.dbias) kernel.parameters();
+    workspace.clear();
 }
 
 }  // namespace
@@ -77,11 +78,9 @@ EXPORTED void groupnorm_forward(const Problem* p, const void* x, const void* add
         using A = accumulator<T>;
         Forward<T> f{*p,       (const T*)x, (const T*)add, (T*)total, (const A*)weight, (const A*)bias,
                      (A*)mean, (A*)rstd,    (T*)y,         eps,       given != 0};
-        std::unique_ptr<A[]> own;
         if (!mean) {  // nobody wants to know
-            own.reset(new A[2 * p->samples * p->groups]);
-            f.mean = own.get();
-            f.rstd = own.get() + p->samples * p->groups;
+            f.mean = temporary<A>(p->samples * p->groups);
+            f.rstd = temporary<A>(p->samples * p->groups);
         }
         with_activation<A>(p->activation, [&](auto act) {
             using Act = decltype(act);

@@ -19,6 +19,10 @@ struct Moments {
     double count = 0, mean = 0, squares = 0;  // squares: the sum of the squared distances from the mean
 
     void merge(const Moments& other) {
+        if (count == 0) {
+            *this = other;
+            return;
+        }
         if (other.count == 0) return;
         double all = count + other.count, distance = other.mean - mean;
         mean += distance * (other.count / all);

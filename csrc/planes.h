@@ -1,10 +1,10 @@
 // Contiguous tensors [N, C, S]: the S positions of a channel are neighbours, and so are the channels of a group.
 #pragma once
 #include <cmath>
-#include <memory>
 
 #include "runs.h"
 #include "schedule.h"
+#include "workspace.h"
 
 // A group in slices: some of its channels whole, or some of the positions of one channel.
 struct PlaneSlices {
@@ -35,16 +35,16 @@ class PlanesForward {
     const Forward<T>& f;
     const PlaneSlices cut;
     const bool stream;
-    std::unique_ptr<Moments[]> moments;
-    std::unique_ptr<A[]> low;  // what rounding the mean to its dtype took off
+    Moments* moments;
+    A* low;  // what rounding the mean to its dtype took off
 
   public:
     PlanesForward(const Forward<T>& f)
         : f(f),
           cut(f.p),
           stream(f.p.samples * f.p.channels * f.p.positions * (int64_t)sizeof(T) >= STREAM_BYTES),
-          moments(f.given ? nullptr : new Moments[units() * slices()]),
-          low(new A[units()]()) {}
+          moments(f.given ? nullptr : temporary<Moments>(units() * slices())),
+          low(filled<A>(units())) {}
 
     int64_t units() const { return f.p.samples * f.p.groups; }
     int64_t slices() const { return cut.count(); }
@@ -89,11 +89,11 @@ class PlanesBackward {
     const Backward<T>& b;
     const PlaneSlices cut;
     const bool stream;
-    std::unique_ptr<GradientSums[]> sums;  // of each channel and part of its positions
+    GradientSums* sums;  // of each channel and part of its positions
     struct Factors {
         A x, constant;
     };
-    std::unique_ptr<Factors[]> factors;
+    Factors* factors;
 
     A weight(int64_t c) const { return b.weight ? b.weight[c] : 1; }
     A bias(int64_t c) const { return b.bias ? b.bias[c] : 0; }
@@ -103,8 +103,8 @@ class PlanesBackward {
         : b(b),
           cut(b.p),
           stream(b.p.samples * b.p.channels * b.p.positions * (int64_t)sizeof(T) >= STREAM_BYTES),
-          sums(new GradientSums[b.p.samples * b.p.channels * cut.parts]),
-          factors(new Factors[units()]) {}
+          sums(temporary<GradientSums>(b.p.samples * b.p.channels * cut.parts)),
+          factors(temporary<Factors>(units())) {}
 
     int64_t units() const { return b.p.samples * b.p.groups; }
     int64_t slices() const { return cut.count(); }
@@ -157,15 +157,16 @@ class PlanesBackward {
     }
 
     void parameters() {
-        for (int64_t c = 0; c < b.p.channels; c++) {
-            GradientSums all;
-            for (int64_t n = 0; n < b.p.samples; n++) {
+        GradientSums* all = filled<GradientSums>(b.p.channels);
+        for (int64_t n = 0; n < b.p.samples; n++)
+            for (int64_t c = 0; c < b.p.channels; c++) {
                 const GradientSums& one = sums[(n * b.p.channels + c) * cut.parts];
-                all.d += one.d;
-                all.dx += one.dx;
+                all[c].d += one.d;
+                all[c].dx += one.dx;
             }
-            if (b.dweight) b.dweight[c] = all.dx;
-            if (b.dbias) b.dbias[c] = all.d;
+        for (int64_t c = 0; c < b.p.channels; c++) {
+            if (b.dweight) b.dweight[c] = all[c].dx;
+            if (b.dbias) b.dbias[c] = all[c].d;
         }
     }
 };

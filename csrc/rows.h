@@ -2,10 +2,11 @@
 // whose columns are all their elements: each channel is S columns wide.
 #pragma once
 #include <cmath>
-#include <memory>
+#include <numeric>
 
 #include "columns.h"
 #include "schedule.h"
+#include "workspace.h"
 
 struct RowsShape {
     int64_t samples, rows, columns, groups, wide;  // wide: columns of a channel
@@ -28,23 +29,32 @@ struct RowsShape {
     int64_t padded() const { return divide_up(columns, 16) * 16; }
 };
 
-// Arrays [count, padded columns] for each worker, and a parameter for each column.
+// Arrays [count, columns] for each worker, with zeros up to whole vectors.
 template <class A>
 class Scratch {
     const int64_t length, count;
-    std::unique_ptr<A[]> numbers;
+    A* const numbers;
 
   public:
-    Scratch(int64_t padded, int64_t count, int workers)
-        : length(padded), count(count), numbers(new A[padded * count * workers]()) {}
+    Scratch(const RowsShape& shape, int64_t count, int workers)
+        : length(shape.padded()), count(count), numbers(temporary<A>(length * count * workers)) {
+        for (A* end = numbers + length; end <= numbers + length * count * workers; end += length)
+            std::fill(end - (length - shape.columns), end, 0);
+    }
 
     A* array(int worker, int64_t i) const { return &numbers[(worker * count + i) * length]; }
 };
 
 template <class A>
-std::unique_ptr<A[]> widened(const RowsShape& shape, const A* parameter, A otherwise) {
-    std::unique_ptr<A[]> wide(new A[shape.padded()]());
-    for (int64_t j = 0; j < shape.columns; j++) wide[j] = parameter ? parameter[j / shape.wide] : otherwise;
+const A* widened(const RowsShape& shape, const A* parameter, A otherwise) {
+    A* wide = filled<A>(shape.padded());
+    if (!parameter)
+        std::fill_n(wide, shape.columns, otherwise);
+    else if (shape.wide == 1)
+        std::copy_n(parameter, shape.columns, wide);
+    else
+        for (int64_t c = 0; c < shape.columns / shape.wide; c++)
+            std::fill_n(wide + c * shape.wide, shape.wide, parameter[c]);
     return wide;
 }
 
@@ -54,14 +64,15 @@ class RowsForward {
     const Forward<T>& f;
     const RowsShape shape;
     const bool stream;
-    const std::unique_ptr<A[]> weight, bias;
-    const Scratch<A> scratch;          // mean, scale, shift; about, distances, squares
-    std::unique_ptr<int64_t[]> holds;  // the sample whose columns a worker has
-    std::unique_ptr<Moments[]> moments;
-    std::unique_ptr<A[]> low;  // what rounding the mean to its dtype took off
+    const A *const weight, *const bias;
+    const Scratch<A> scratch;  // mean, scale, shift; about, distances, squares
+    int64_t* holds;            // the sample whose columns a worker has
+    Moments* moments;
+    A* low;  // what rounding the mean to its dtype took off
 
     Columns<A> columns_of(int worker, int64_t sample) {
-        Columns<A> by{scratch.array(worker, 0), scratch.array(worker, 1), scratch.array(worker, 2)};
+        A* shift = scratch.array(worker, 2);
+        Columns<A> by{scratch.array(worker, 0), scratch.array(worker, 1), shift};
         if (holds[worker] != sample) {
             holds[worker] = sample;
             for (int64_t g = 0; g < shape.groups; g++) {
@@ -70,7 +81,7 @@ class RowsForward {
                 for (int64_t j = g * shape.size(); j < (g + 1) * shape.size(); j++) {
                     by.mean[j] = mean;
                     by.scale[j] = rstd * weight[j];
-                    by.shift[j] = bias[j] - off * by.scale[j];
+                    shift[j] = bias[j] - off * by.scale[j];
                 }
             }
         }
@@ -84,12 +95,10 @@ class RowsForward {
           stream(shape.samples * shape.rows * shape.columns * (int64_t)sizeof(T) >= STREAM_BYTES),
           weight(widened<A>(shape, f.weight, 1)),
           bias(widened<A>(shape, f.bias, 0)),
-          scratch(shape.padded(), 6, f.p.threads),
-          holds(new int64_t[f.p.threads]),
-          moments(f.given ? nullptr : new Moments[shape.samples * shape.slices() * shape.groups]),
-          low(new A[shape.samples * shape.groups]()) {
-        std::fill_n(holds.get(), f.p.threads, -1);
-    }
+          scratch(shape, 6, f.p.threads),
+          holds(filled<int64_t>(f.p.threads, -1)),
+          moments(f.given ? nullptr : temporary<Moments>(shape.samples * shape.slices() * shape.groups)),
+          low(filled<A>(shape.samples * shape.groups)) {}
 
     int64_t units() const { return shape.samples; }
     int64_t slices() const { return shape.slices(); }
@@ -158,15 +167,15 @@ class RowsBackward {
     const Backward<T>& b;
     const RowsShape shape;
     const bool stream;
-    const std::unique_ptr<A[]> weight, bias;
-    const Scratch<A> scratch;  // mean, scale, shift, by d, by x, constant
-    std::unique_ptr<int64_t[]> holds;
+    const A *const weight, *const bias;
+    const Scratch<A> scratch;  // mean, scale, by x, constant
+    int64_t* holds;
     Scratch<A> partial;      // [sums of d, of d (x - mean)] of each slice, by worker where a sample is one slice
     Scratch<double> totals;  // [of d, of d xhat] of each block of samples
     struct Factors {
         A x, constant;
     };
-    std::unique_ptr<Factors[]> factors;
+    Factors* factors;
 
     A* sums(int worker, int64_t sample, int64_t slice, int which) const {
         const int64_t slices = shape.slices();
@@ -174,10 +183,8 @@ class RowsBackward {
     }
 
     Columns<A> columns_of(int worker, int64_t sample) {
-        Columns<A> by;
-        A** arrays[6] = {&by.mean, &by.scale, &by.shift, &by.by_d, &by.by_x, &by.constant};
-        for (int i = 0; i < 6; i++) *arrays[i] = scratch.array(worker, i);
-        by.shift = bias.get();
+        A *scale = scratch.array(worker, 1), *by_x = scratch.array(worker, 2), *constant = scratch.array(worker, 3);
+        Columns<A> by{scratch.array(worker, 0), scale, bias, scale, by_x, constant};
         if (holds[worker] != sample) {
             holds[worker] = sample;
             for (int64_t g = 0; g < shape.groups; g++) {
@@ -188,7 +195,6 @@ class RowsBackward {
                 }
             }
         }
-        by.by_d = by.scale;
         return by;
     }
 
@@ -199,13 +205,13 @@ class RowsBackward {
           stream(shape.samples * shape.rows * shape.columns * (int64_t)sizeof(T) >= STREAM_BYTES),
           weight(widened<A>(shape, b.weight, 1)),
           bias(widened<A>(shape, b.bias, 0)),
-          scratch(shape.padded(), 6, b.p.threads),
-          holds(new int64_t[b.p.threads]),
-          partial(shape.padded(), shape.slices() == 1 ? 2 : 2 * shape.samples * shape.slices(),
+          scratch(shape, 4, b.p.threads),
+          holds(filled<int64_t>(b.p.threads, -1)),
+          partial(shape, shape.slices() == 1 ? 2 : 2 * shape.samples * shape.slices(),
                   shape.slices() == 1 ? b.p.threads : 1),
-          totals(shape.padded(), 2 * shape.blocks(), 1),
-          factors(new Factors[shape.samples * shape.groups]) {
-        std::fill_n(holds.get(), b.p.threads, -1);
+          totals(shape, 2 * shape.blocks(), 1),
+          factors(temporary<Factors>(shape.samples * shape.groups)) {
+        std::fill_n(totals.array(0, 0), shape.padded() * 2 * shape.blocks(), 0.0);
     }
 
     int64_t units() const { return shape.samples; }
@@ -251,8 +257,6 @@ class RowsBackward {
     void apply(int worker, int64_t sample, int64_t slice) {
         const int64_t from = shape.at(sample, slice);
         Columns<A> by = columns_of(worker, sample);
-        by.by_x = scratch.array(worker, 4);
-        by.constant = scratch.array(worker, 5);
         for (int64_t g = 0; g < shape.groups; g++) {
             const Factors k = b.fixed ? Factors{0, 0} : factors[sample * shape.groups + g];
             std::fill_n(by.by_x + g * shape.size(), shape.size(), k.x);
@@ -262,15 +266,14 @@ class RowsBackward {
     }
 
     void parameters() {
+        double *d = totals.array(0, 0), *dx = totals.array(0, 1);
+        for (int64_t i = 1; i < shape.blocks(); i++) {
+            add_scaled<double>(d, totals.array(0, 2 * i), 1, shape.columns);
+            add_scaled<double>(dx, totals.array(0, 2 * i + 1), 1, shape.columns);
+        }
         for (int64_t c = 0; c < b.p.channels; c++) {
-            double d = 0, dx = 0;
-            for (int64_t i = 0; i < shape.blocks(); i++)
-                for (int64_t j = c * shape.wide; j < (c + 1) * shape.wide; j++) {
-                    d += totals.array(0, 2 * i)[j];
-                    dx += totals.array(0, 2 * i + 1)[j];
-                }
-            if (b.dweight) b.dweight[c] = dx;
-            if (b.dbias) b.dbias[c] = d;
+            if (b.dweight) b.dweight[c] = std::accumulate(dx + c * shape.wide, dx + (c + 1) * shape.wide, 0.0);
+            if (b.dbias) b.dbias[c] = std::accumulate(d + c * shape.wide, d + (c + 1) * shape.wide, 0.0);
         }
     }
 };
