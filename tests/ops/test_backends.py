@@ -23,6 +23,9 @@ def spec(**changes: object) -> Spec:
 def test_auto_takes_the_kernels_for_large_inputs_and_aten_for_small_ones() -> None:
     assert groupnorm.explain(LARGE, 4).chosen == "cpu"
     assert groupnorm.explain(SMALL, 4).chosen == "native"
+    middle = torch.zeros(2, 8, 40, 40)
+    assert groupnorm.explain(middle, 4).chosen == "cpu"
+    assert groupnorm.explain(middle.requires_grad_(), 4).chosen == "native"
 
 
 @pytest.mark.parametrize("name", ["reference", "native", *COMPILED])

@@ -26,7 +26,9 @@ _SETS = {"AVX512": "avx512", "AVX2": "avx2"}
 FRESH_BYTES = 1 << 25
 """Allocations of at least this size are new memory each time: 32 MiB, the most that glibc keeps for itself."""
 FEW_ELEMENTS = 16_384
-"""Below this the way to the kernel takes longer than the work, and ATen's is shorter: measured."""
+"""Below this the way to the kernel takes longer than the work, and ATen's is shorter; measured on one core."""
+FEW_TO_TRAIN = 65_536
+"""The same with the way back, through a function of Python's."""
 
 
 class _Problem(ctypes.Structure):
@@ -63,8 +65,9 @@ def refusal(spec: Spec) -> str:
 
 def drawback(spec: Spec) -> str:
     """Why another backend is faster; "" where none is."""
-    if spec.elements < FEW_ELEMENTS:
-        return f"the call costs more than the work on {spec.elements} elements, fewer than {FEW_ELEMENTS}"
+    few = FEW_TO_TRAIN if spec.needs_grad else FEW_ELEMENTS
+    if spec.elements < few:
+        return f"the call costs more than the work on {spec.elements} elements, fewer than {few}"
     return ""
 
 
