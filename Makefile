@@ -1,5 +1,5 @@
 # Each target does all its own set-up in .venv and needs nothing before it but Python.
-.PHONY: compare zoo test lint docs clean
+.PHONY: compare zoo bench bench-models test lint docs clean
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -10,6 +10,14 @@ compare: $(VENV)/lab.stamp  ## the main job on real data inside a wheel: under f
 
 zoo: $(VENV)/dev.stamp  ## converts every network of the matrix and writes docs/zoo.md: some minutes on two cores
 	$(BIN)/python tools/zoo
+
+bench: $(VENV)/lab.stamp  ## times the kernels against others and writes docs/speed.md: hours, goes on where it stopped
+	$(BIN)/groupnorm bench
+	$(BIN)/groupnorm bench page
+
+bench-models: $(VENV)/dev.stamp  ## whole models before and after accelerate_: half an hour
+	$(BIN)/groupnorm bench models
+	$(BIN)/groupnorm bench page
 
 docs: $(VENV)/docs.stamp  ## the documentation, to be opened from the disk: site/index.html
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict

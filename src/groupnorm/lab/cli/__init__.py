@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from groupnorm.lab.cli import claims, compare, convert, doctor, ls, report, run
+from groupnorm.lab.cli import bench, claims, compare, convert, doctor, ls, report, run
 
 app = typer.Typer(
     name="groupnorm",
@@ -18,6 +18,7 @@ app.command()(report.report)
 app.command()(run.run)
 app.command()(convert.convert)
 app.command()(claims.claims)
+app.command()(bench.bench)
 app.command()(ls.ls)
 app.command()(doctor.doctor)
 
