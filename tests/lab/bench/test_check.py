@@ -98,3 +98,19 @@ def test_an_error_of_torchs_is_allowed_and_more_is_not():
     assert refusal({"y": 7.9}, {"y": 0.0}) == ""
     assert refusal({"y": None}, {"y": 51.0}).startswith("y is off by what is not finite")
     assert refusal({"y": None}, {"y": None}) == "", "where torch overflows nothing is promised"
+
+
+def test_at_the_kink_of_a_relu_no_gradient_is_wrong():
+    """Statistics that are rounded otherwise turn the sign of an element here and there, which is no error."""
+    case = CASE._replace(activation="relu", shape=Shape((2, 16, 64, 64), 4))
+    given = tensors(case, "cpu")
+    expected = right(case, given)
+
+    def nudged(x, w, b):
+        return eager(case)(x, w, b + 2e-4) - 2e-4 * (eager(case)(x, w, b) > 0)
+
+    turned = (eager(case)(given.x, given.weight, given.bias) > 0) != (nudged(given.x, given.weight, given.bias) > 0)
+    assert turned.any(), "or this shows nothing"
+    found, torchs = (errors(case, norm, given, expected) for norm in (nudged, eager(case)))
+    gradients = ("dx", "dweight", "dbias")
+    assert refusal({name: found[name] for name in gradients}, torchs) == ""
