@@ -3,12 +3,15 @@
 import pytest
 import torch
 
+import groupnorm
+from groupnorm.lab.bench import accuracy
 from groupnorm.lab.bench import measure as module
 from groupnorm.lab.bench.accuracy import hostile, kept
 from groupnorm.lab.bench.cases import Case, Shape
 from groupnorm.lab.bench.check import refusal
 from groupnorm.lab.bench.contenders import OURS, PEERS, TORCH, contenders, eager
 from groupnorm.lab.bench.measure import BACKWARD, BOTH, FORWARD, WARM, measure
+from groupnorm.ops import cpu
 
 CASE = Case(Shape((2, 8, 16, 16), 4), "fp32", "contiguous", "silu")
 
@@ -109,6 +112,13 @@ def test_liger_is_called_as_its_signature_says(monkeypatch):
     entry = measure(CASE, everyone(liger=PEERS["liger"].make), "cpu", 0.0)
     assert entry["out"] == {}
     assert set(called) == {(8, 4, 1e-5)}
+
+
+@pytest.mark.skipif(bool(cpu.unavailable()), reason=cpu.unavailable())
+def test_hostile_input_goes_to_the_kernels():
+    for shape in accuracy._SHAPES:
+        x = torch.empty(shape.size, requires_grad=True)
+        assert groupnorm.explain(x, shape.groups, activation="silu").chosen == "cpu"
 
 
 def test_hostile_input_is_compared_and_what_is_kept_is_counted(monkeypatch):

@@ -77,6 +77,14 @@ def test_no_figure_without_its_measurement(tmp_path):
     assert "| fp32 contiguous none | 1 | 2.50× | 80% | 1 | 3.50× | - |" in text
 
 
+def test_hostile_input(tmp_path):
+    found = results(tmp_path / "cpu.json")
+    one = {"y": 1.0, "dx": 2.0, "dweight": 30.0, "dbias": 4.0}
+    found["hostile"]["far: first"] = {"errors": {"groupnorm": one, "torch": one | {"y": 50.0}}, "reason": ""}
+    found["hostile"]["far: second"] = {"errors": {"groupnorm": one, "torch": one | {"dx": None}}, "reason": ""}
+    assert "| far | 2 | 1 | 50 | 30 | not finite |" in page(tmp_path, found)
+
+
 def test_models(tmp_path):
     found = results(tmp_path / "cpu.json")
     refused = {"status": "refused", "reason": "the output is off", "stamp": machine.stamp(), **STAMPED}

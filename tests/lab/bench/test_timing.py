@@ -43,13 +43,27 @@ def test_the_number_of_rounds(each, seconds, expected, monkeypatch):
     assert abs(len(times["a"]) - expected) <= 1
 
 
-def test_what_is_made_ready_is_not_timed_and_nothing_is_counted_twice():
+def test_what_makes_a_run_ready_is_not_timed():
     ready, ran = [], []
     runs = {"a": lambda: ready.append(1) or (lambda: ran.append(1))}
-    warm_up(runs, lambda run: run() or 1.0)
-    assert (len(ready), len(ran)) == (1, 1)
     rounds(runs, lambda run: 1.0, 0.0)
-    assert (len(ready), len(ran)) == (6, 1), "only the clock runs it"
+    assert (len(ready), len(ran)) == (5, 0), "only the clock runs it"
+    rounds(runs, lambda run: run() or 1.0, 0.0)
+    assert (len(ready), len(ran)) == (10, 5)
+
+
+@pytest.mark.parametrize(("each", "seconds", "expected"), [(0.1, 1.0, 10), (0.1, 0.0, 2), (11.0, 1.0, 1)])
+def test_the_number_of_rounds_that_are_not_counted(each, seconds, expected, monkeypatch):
+    now, ran = [0.0], []
+
+    def clock(run):
+        ran.append(run)
+        now[0] += each
+        return each
+
+    monkeypatch.setattr(timing.time, "perf_counter", lambda: now[0])
+    warm_up({"a": lambda: print}, clock, seconds)
+    assert abs(len(ran) - expected) <= (expected > 2)
 
 
 def test_figures_of_known_times():

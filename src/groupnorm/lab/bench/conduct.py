@@ -22,8 +22,8 @@ from groupnorm.lab.bench.store import CASES, HOSTILE, KEPT, MODELS, Entry, Resul
 Job = tuple[str, float, Callable[[], Entry]]
 """Key, weight (about seconds) and what makes the entry."""
 
-_COMPILES = 10.0  # seconds
-_PER_GIGABYTE = 60.0  # seconds that a case takes beyond the time it is given
+_COMPILES = 8.0  # seconds
+_PER_GIGABYTE = 110.0  # seconds of a case of that size, beyond the time it is given; on two cores
 _LONGEST_WAIT = 600.0  # seconds for a quiet machine
 _LOOK = 1.0  # seconds that tell whether it is quiet
 
@@ -68,7 +68,7 @@ def run_cases(found: Results, cases: Sequence[Case], peers: list[str], how: How)
         how.console.print("Hostile input, and what is kept for the backward pass ...")
         found.put(HOSTILE, accuracy.hostile(device))
         found.put(KEPT, {"norm and SiLU": accuracy.kept(device)})
-    cost = how.seconds + _COMPILES * ("compile" in every)
+    cost = 1.5 * how.seconds + _COMPILES * ("compile" in every)
     jobs: list[Job] = [
         (case.key, cost + case.nbytes / 1e9 * _PER_GIGABYTE, partial(measure, case, every, device, how.seconds))
         for case in cases

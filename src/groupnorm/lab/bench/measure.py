@@ -38,7 +38,7 @@ def measure(case: Case, every: dict[str, Contender], device: str, seconds: float
         case: what is timed.
         every: who takes part, by name, of :func:`groupnorm.lab.bench.contenders.contenders`.
         device: "cpu" or "cuda".
-        seconds: of timing, for all phases together.
+        seconds: of timing, for all phases together; warming up takes half as long again.
 
     Returns:
         ``status``: "measured"; "skipped" or "refused", with a ``reason``, and without any time. ``errors`` by
@@ -108,7 +108,6 @@ def kept_sets(case: Case, seconds: float) -> Entry:
         mine = kind(ours(case), given) if phase != FORWARD else _into(case, given, buffer)
         with torch.set_grad_enabled(phase != FORWARD):
             runs = {COPY: _copy(given.x, buffer), OURS: mine}
-            warm_up(runs, clock)  # twice: tensors find their places
             found[phase + WARM] = _figures(case, phase, runs, clock, seconds / len(_phases(case)))
     del given, buffer, runs, mine
     memory.release()
@@ -140,7 +139,7 @@ def _figures(case: Case, phase: str, runs: Runs, clock: Clock, seconds: float) -
     ``others``, cores that other processes kept busy meanwhile.
     """
     passes = PASSES[phase]
-    warm_up(runs, clock)
+    warm_up(runs, clock, seconds / 2)
     with watching_others() as quiet:
         times = rounds(runs, clock, seconds)
     found = figures(times, OURS)

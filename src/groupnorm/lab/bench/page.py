@@ -21,6 +21,7 @@ from groupnorm.lab.bench.store import CASES, HOSTILE, MODELS, Results
 from groupnorm.lab.drawing import encode
 from groupnorm.lab.records import write_atomically
 
+_GRADIENTS = ("dx", "dweight", "dbias")
 _KINDS = {"cpu": "CPU", "cuda": "GPU"}
 
 _templates = jinja2.Environment(
@@ -128,16 +129,17 @@ def _model(key: str, entry: Entry) -> dict[str, Any]:
 
 
 def _hostile(found: Results) -> list[dict[str, Any]]:
-    """For each kind of input the largest error of ours and of torch's, as text."""
+    """For each kind of input the largest errors of ours and of torch's, as text: of the output, of the gradients."""
     rows = []
     for kind, entries in groupby(sorted(found[HOSTILE].items()), key=lambda item: item[0].partition(": ")[0]):
         each = [entry["errors"] for _, entry in entries]
-        rows.append({"kind": kind, "count": len(each), **{name: _worst(each, name) for name in (OURS, TORCH)}})
+        errors = [_worst(each, who, names) for names in (("y",), _GRADIENTS) for who in (OURS, TORCH)]
+        rows.append({"kind": kind, "count": len(each), "errors": errors})
     return rows
 
 
-def _worst(errors: list[dict[str, dict[str, float | None]]], name: str) -> str:
-    values = [error for found in errors for error in found[name].values()]
+def _worst(errors: list[dict[str, dict[str, float | None]]], who: str, names: Sequence[str]) -> str:
+    values = [found[who][name] for found in errors for name in names]
     return "not finite" if None in values else f"{max(v for v in values if v is not None):.3g}"
 
 

@@ -46,7 +46,7 @@ def measure(name: str, dtype: str, device: str, threads: int, seconds: float) ->
     clock, timings = clock_of(device), {}
     for step in (INFERENCE, TRAINING):
         runs = {variant: _ready(stepper(step, model, inputs)) for variant, model in ((BEFORE, before), (AFTER, after))}
-        warm_up(runs, clock)
+        warm_up(runs, clock, seconds / 4)
         with watching_others() as quiet:
             times = rounds(runs, clock, seconds / 2)
         timings[step] = figures(times, AFTER) | quiet

@@ -64,10 +64,19 @@ def clock_of(device: str) -> Clock:
     return EventClock() if device == "cuda" else wall_clock
 
 
-def warm_up(runs: Runs, clock: Clock) -> None:
-    """A round that is not counted: it compiles, and touches memory for the first time."""
-    for ready in runs.values():
-        clock(ready())
+def warm_up(runs: Runs, clock: Clock, seconds: float) -> None:
+    """Rounds that are not counted: they compile, and memory finds its place; under a hypervisor that takes a dozen.
+
+    Args:
+        runs: what is timed.
+        clock: how.
+        seconds: for all of them; at least one is made, and a second unless the first was long.
+    """
+    begin = time.perf_counter()
+    for number in range(MOST):
+        spent = sum(clock(ready()) for ready in runs.values())
+        if (number or spent > LONG) and time.perf_counter() - begin >= seconds:
+            break
 
 
 def rounds(runs: Runs, clock: Clock, seconds: float) -> dict[str, list[float]]:

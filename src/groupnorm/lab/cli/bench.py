@@ -42,7 +42,7 @@ def bench(
         str, typer.Option(help="Comma-separated: torch, compile, liger; torch always takes part.")
     ] = "torch,compile,liger",
     threads: Annotated[int, typer.Option(help="Of the CPU.", min=1)] = 2,
-    seconds_per_case: Annotated[float, typer.Option(help="Of timing; at least five rounds are made.", min=0.0)] = 6.0,
+    seconds_per_case: Annotated[float, typer.Option(help="Of timing; at least five rounds are made.", min=0.0)] = 12.0,
     huge: Annotated[bool, typer.Option("--huge", help="Also the input of more than 2^31 elements.")] = False,
     fresh: Annotated[bool, typer.Option("--fresh", help="Measure again what is measured.")] = False,
     quiet: Annotated[
