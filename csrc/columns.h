@@ -1,7 +1,28 @@
 // Rows of columns [R, K]: the numbers of each column stand in arrays that the first-level cache holds.
 #pragma once
 #include "moments.h"
+#include "problem.h"
 #include "runs.h"
+#include "workspace.h"
+
+// With room for a whole vector at any of them.
+inline int64_t padded_columns(int64_t columns) { return divide_up(columns, 16) * 16 + 16; }
+
+// Samples whose gradients are summed as one; not a function of the channels, so that more of these change no bit.
+inline int64_t samples_of_block(int64_t samples, int64_t slices, int64_t elements_of_group) {
+    return slices > 1 ? 1 : std::max(divide_up(samples, 64), SLICE / 8 / elements_of_group);
+}
+
+// A parameter of each column, where a channel is `wide` columns; without one, the other value.
+template <class A>
+const A* widened(const A* parameter, A otherwise, int64_t channels, int64_t wide) {
+    A* columns = filled<A>(padded_columns(channels * wide), otherwise);
+    if (parameter && wide == 1)
+        std::copy_n(parameter, channels, columns);
+    else if (parameter)
+        for (int64_t c = 0; c < channels; c++) std::fill_n(columns + c * wide, wide, parameter[c]);
+    return columns;
+}
 
 // Calls f(column, rest) for each vector of `columns` columns; rest is 0 where the vector is full.
 template <int W, class F>
@@ -60,13 +81,12 @@ void sum_distances(const T* x, int64_t rows, int64_t columns, const A* about, A*
         each_column<L::width>(columns, [&](int64_t j, int rest) { step(x + r * columns, 1, j, rest); });
 }
 
-// Sum of a[j] * b[j] over n columns.
+// Sum over n columns.
 template <class A>
-A product_sum(const A* a, const A* b, int64_t n) {
+A column_sum(const A* a, int64_t n) {
     using L = Lanes<A>;
     auto sum = L::splat(0);
-    each_column<L::width>(n,
-                          [&](int64_t j, int rest) { sum = L::fma(take<L>(a + j, rest), take<L>(b + j, rest), sum); });
+    each_column<L::width>(n, [&](int64_t j, int rest) { sum += load<L>(a + j, rest); });
     return L::sum(sum);
 }
 

@@ -4,14 +4,13 @@
 #include <type_traits>
 
 #include "activation.h"
+#include "lines.h"
 #include "planes.h"
 #include "rows.h"
 
 namespace {
 
-constexpr int64_t FEW_POSITIONS = 32;  // fewer than this leave vectors half empty, and a sample becomes one row
-
-bool as_rows(const Problem& p) { return p.channels_last || p.positions < FEW_POSITIONS; }
+constexpr int64_t FEW_POSITIONS = 32;  // fewer than this leave vectors half empty, and a sample becomes one line
 
 // Calls f with an activation of the arithmetic of A.
 template <class A, class F>
@@ -84,7 +83,12 @@ EXPORTED void groupnorm_forward(const Problem* p, const void* x, const void* add
         }
         with_activation<A>(p->activation, [&](auto act) {
             using Act = decltype(act);
-            as_rows(*p) ? run<RowsForward<T, Act>>(f) : run<PlanesForward<T, Act>>(f);
+            if (p->channels_last)
+                run<RowsForward<T, Act>>(f);
+            else if (p->positions < FEW_POSITIONS)
+                run<LinesForward<T, Act>>(f);
+            else
+                run<PlanesForward<T, Act>>(f);
         });
     });
 }
@@ -100,7 +104,12 @@ EXPORTED void groupnorm_backward(const Problem* p, const void* dy, const void* x
             (T*)dx, (A*)dweight,  (A*)dbias,   (A*)sums,         fixed != 0};
         with_activation<A>(p->activation, [&](auto act) {
             using Act = decltype(act);
-            as_rows(*p) ? run<RowsBackward<T, Act>>(b) : run<PlanesBackward<T, Act>>(b);
+            if (p->channels_last)
+                run<RowsBackward<T, Act>>(b);
+            else if (p->positions < FEW_POSITIONS)
+                run<LinesBackward<T, Act>>(b);
+            else
+                run<PlanesBackward<T, Act>>(b);
         });
     });
 }

@@ -9,10 +9,15 @@ constexpr int64_t AHEAD = 1024;  // bytes: asked for early, for the processor al
 
 // The vector at p, or the first `rest` elements of it where that is not 0.
 template <class L, class T>
+inline typename L::V load(const T* p, int rest) {
+    return rest ? L::load(p, rest) : L::load(p);
+}
+
+// The same of what comes from far.
+template <class L, class T>
 inline typename L::V take(const T* p, int rest) {
-    if (rest) return L::load(p, rest);
-    _mm_prefetch((const char*)p + AHEAD, _MM_HINT_T0);
-    return L::load(p);
+    if (!rest) _mm_prefetch((const char*)p + AHEAD, _MM_HINT_T0);
+    return load<L>(p, rest);
 }
 
 struct Moments {

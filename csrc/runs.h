@@ -4,6 +4,14 @@
 
 constexpr int64_t STREAM_BYTES = int64_t(1) << 25;  // larger results are written past the caches
 
+template <class L, class T>
+inline void store(T* p, typename L::V v, int rest) {
+    if (rest)
+        L::store(p, v, rest);
+    else
+        L::store(p, v);
+}
+
 // y[i] = at(i, 0) for each full vector of n elements, and at(i, rest) for what is left.
 template <class L, class T, class At>
 inline void write(T* y, int64_t n, bool stream, At&& at) {
