@@ -58,7 +58,7 @@ void sum_rows(const T* x, int64_t rows, int64_t columns, A* sums) {
         });
 }
 
-// Sums over rows of the distances from `about` and of their squares.
+// Sums over rows, which were read before, of the distances from `about` and of their squares.
 template <class T, class A = accumulator<T>>
 void sum_distances(const T* x, int64_t rows, int64_t columns, const A* about, A* distances, A* squares) {
     using L = Lanes<A>;
@@ -67,7 +67,7 @@ void sum_distances(const T* x, int64_t rows, int64_t columns, const A* about, A*
         const V m = L::load(about + j);
         V d = L::load(distances + j), q = L::load(squares + j);
         for (int64_t r = 0; r < some; r++) {
-            V v = take<L>(p + r * columns + j, rest) - m;
+            V v = load<L>(p + r * columns + j, rest) - m;
             d += v;
             q = L::fma(v, v, q);
         }

@@ -96,7 +96,7 @@ def group_norm(
         check_out(out, input, residual, weight, bias, *(statistics or ()))
     if mask is not None:
         return _masked(input, num_groups, weight, bias, eps, activation, residual, statistics, mask, out, backend)
-    y, _ = dispatch.group_norm(
+    return dispatch.group_norm(
         input,
         num_groups,
         weight,
@@ -108,7 +108,6 @@ def group_norm(
         out=out,
         backend=backend,
     )
-    return y
 
 
 def group_norm_statistics(
@@ -196,7 +195,7 @@ def _masked(
     x = x.masked_fill(padding, 0)
     if statistics is None:
         statistics = masked_statistics(x, num_groups, ~padding, eps)
-    y, _ = dispatch.group_norm(
+    y = dispatch.group_norm(
         x, num_groups, weight, bias, eps, activation, statistics=statistics, out=out, backend=backend
     )
     return y.masked_fill(padding, 0) if out is None else out.masked_fill_(padding, 0)
@@ -245,19 +244,20 @@ def check_activation(activation: str | None) -> None:
 
 def check_parameters(input: Tensor, weight: Tensor | None, bias: Tensor | None) -> None:
     """Raise unless scale and shift are ``[C]`` and of the dtype of ``input``, or of that of its statistics."""
-    for name, parameter in (("weight", weight), ("bias", bias)):
-        if parameter is None:
+    channels, dtype = input.shape[1], input.dtype
+    for name, p in (("weight", weight), ("bias", bias)):
+        if p is None or (p.dtype is dtype and p.dim() == 1 and p.numel() == channels):
             continue
-        if parameter.dim() != 1 or parameter.numel() != input.shape[1]:
+        if p.dim() != 1 or p.numel() != channels:
             raise ShapeError(
-                f"{name} has shape {tuple(parameter.shape)}; expected ({input.shape[1]},), "
+                f"{name} has shape {tuple(p.shape)}; expected ({channels},), "
                 f"one value for each channel of the input {tuple(input.shape)}"
             )
-        wide = accumulation_dtype(input.dtype)
-        if parameter.dtype not in (wide, input.dtype):
-            expected = str(input.dtype) if wide == input.dtype else f"{input.dtype} or {wide}"
+        wide = accumulation_dtype(dtype)
+        if p.dtype != wide:
+            expected = str(dtype) if wide == dtype else f"{dtype} or {wide}"
             raise DtypeError(
-                f"{name} has dtype {parameter.dtype} and the input {input.dtype}; expected {name} of {expected}: "
+                f"{name} has dtype {p.dtype} and the input {dtype}; expected {name} of {expected}: "
                 f"convert one of the two with .to(dtype)"
             )
 

@@ -19,7 +19,10 @@ Gradient = Tensor | None
 
 
 class Normalize(torch.autograd.Function):
-    """``(y, total)`` of ``x + residual``; ``total`` is None where there is no residual."""
+    """``(y, total)`` of ``total = x + residual``, which is kept instead of x, or y alone where there is no residual.
+
+    The total is an output so that a second derivative finds its way through it; nobody else gets it.
+    """
 
     @staticmethod
     def forward(
@@ -34,17 +37,17 @@ class Normalize(torch.autograd.Function):
     ) -> Any:
         total = None if residual is None else torch.empty_like(x)
         y, mean, rstd = compiled(backend).forward(spec, x, weight, bias, eps, residual=residual, total=total)
+        ctx.set_materialize_grads(total is None)
         ctx.save_for_backward(x if total is None else total, weight, bias, mean, rstd)
-        ctx.set_materialize_grads(False)
         ctx.call = spec, eps, backend
-        return y, total
+        return y if total is None else (y, total)
 
     @staticmethod
-    def backward(ctx: Any, dy: Gradient, dtotal: Gradient) -> Any:
+    def backward(ctx: Any, dy: Gradient, dtotal: Gradient = None) -> Any:
         x, weight, bias, mean, rstd = ctx.saved_tensors
         spec, eps, backend = ctx.call
-        of_x, of_residual, *of_parameters = ctx.needs_input_grad[:4]
-        needs = (of_x or of_residual, *of_parameters)
+        of_x, of_residual, of_weight, of_bias = ctx.needs_input_grad[:4]
+        needs = (of_x or of_residual, of_weight, of_bias)
         dx, dweight, dbias = None, None, None
         if dy is not None and torch.is_grad_enabled():
             dx, dweight, dbias = _composed(
@@ -56,9 +59,9 @@ class Normalize(torch.autograd.Function):
         elif dy is not None:
             dy = arranged(dy, spec.layout)
             dx, dweight, dbias, _ = compiled(backend).backward(spec, dy, x, weight, bias, mean, rstd, needs=needs)
-        if dtotal is not None:
+            dweight, dbias = _as(dweight, weight), _as(dbias, bias)
+        if dtotal is not None:  # in a second derivative alone
             dx = dtotal if dx is None else dx + dtotal
-        dweight, dbias = _as(dweight, weight), _as(dbias, bias)
         return dx if of_x else None, dx if of_residual else None, dweight, dbias, None, None, None
 
 

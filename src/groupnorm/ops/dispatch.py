@@ -35,40 +35,38 @@ def group_norm(
     statistics: Statistics | None = None,
     out: Tensor | None = None,
     backend: str = AUTO,
-) -> tuple[Tensor, Tensor]:
-    """``(y, total)``: the output, and what was normalised, ``x`` or ``x + residual``."""
+) -> Tensor:
+    """Group norm of ``x + residual``, with the activation."""
     if torch.compiler.is_compiling() or watched(x, weight, bias):
         total = x if residual is None else x + residual
         y = _recorded(total, groups, weight, bias, eps, activation, statistics, backend)
-        return (y if out is None else out.copy_(y)), total
+        return _delivered(y, out)
     layout = layout_of(x)
     if layout is None:
         x, layout = x.contiguous(), CONTIGUOUS
     grad = torch.is_grad_enabled() and _requires_grad(x, weight, bias, residual, *(statistics or ()))
     spec, name = _chosen(x.device, x.dtype, x.shape, layout, groups, activation, grad, backend)
+    if residual is not None and (statistics is not None or name in COMPOSED):
+        x, residual = x + residual, None
     if name in COMPOSED:
-        total = x if residual is None else x + residual
-        y = _composed(name, total, groups, weight, bias, eps, activation, statistics)
-        return (y if out is None else out.copy_(y)), total
-    if statistics is not None:
-        total = x if residual is None else x + residual
-        mean, rstd = (t.to(spec.accumulates).contiguous() for t in statistics)
-        if grad:
-            return Apply.apply(total, mean, rstd, weight, bias, spec, name), total
-        y, _, _ = compiled(name).forward(
-            spec, total, weight, bias, eps, statistics=(mean, rstd), out=_usable(out, layout)
-        )
-        return _delivered(y, out), total
+        return _delivered(_composed(name, x, groups, weight, bias, eps, activation, statistics), out)
     if residual is not None:
         residual = arranged(residual, layout)
-    if grad:
-        y, summed = Normalize.apply(x, residual, weight, bias, spec, eps, name)
-        return y, x if summed is None else summed
-    summed = None if residual is None else torch.empty_like(x)
+    if statistics is not None:
+        mean, rstd = (t.to(spec.accumulates).contiguous() for t in statistics)
+        if grad:
+            return cast(Tensor, Apply.apply(x, mean, rstd, weight, bias, spec, name))
+        statistics = mean, rstd
+    elif grad:
+        y = Normalize.apply(x, residual, weight, bias, spec, eps, name)
+        return cast(Tensor, y if residual is None else y[0])
+    to = out if out is not None and layout_of(out) == layout else None
+    if to is None and residual is not None:
+        to = torch.empty_like(x)
     y, _, _ = compiled(name).forward(
-        spec, x, weight, bias, eps, residual=residual, total=summed, out=_usable(out, layout)
+        spec, x, weight, bias, eps, residual=residual, total=to, statistics=statistics, out=to
     )
-    return _delivered(y, out), x if summed is None else summed
+    return _delivered(y, out)
 
 
 def group_statistics(x: Tensor, groups: int, eps: float, *, backend: str = AUTO) -> Statistics:
@@ -184,11 +182,6 @@ def _chosen(
 
 def _requires_grad(*tensors: Tensor | None) -> bool:
     return any([t is not None and t.requires_grad for t in tensors])  # noqa: C419 - a generator takes twice the time
-
-
-def _usable(out: Tensor | None, layout: str) -> Tensor | None:
-    """``out`` where a kernel can write to it directly."""
-    return out if out is not None and layout_of(out) == layout else None
 
 
 def _delivered(y: Tensor, out: Tensor | None) -> Tensor:
