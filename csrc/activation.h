@@ -2,37 +2,37 @@
 #pragma once
 #include "functions.h"
 
-template <class A>
+template <class T>
 struct Identity {
-    using L = Lanes<A>;
+    using L = Lanes<accumulator<T>>;
     using V = typename L::V;
     static V value(V z) { return z; }
     static V gradient(V, V dy) { return dy; }
 };
 
-template <class A>
+template <class T>
 struct Relu {
-    using L = Lanes<A>;
+    using L = Lanes<accumulator<T>>;
     using V = typename L::V;
     static V value(V z) { return L::larger(L::splat(0), z); }
     static V gradient(V z, V dy) { return L::where_positive(z, dy); }
 };
 
-template <class A>
+template <class T>
 struct Silu {
-    using L = Lanes<A>;
+    using L = Lanes<accumulator<T>>;
     using V = typename L::V;
-    static V value(V z) { return z * logistic<A>(z); }
+    static V value(V z) { return z * logistic<T>(z); }
     static V gradient(V z, V dy) {
-        V s = logistic<A>(z), one = L::splat(1);
+        V s = logistic<T>(z), one = L::splat(1);
         return dy * (s * L::fma(z, one - s, one));
     }
 };
 
 // z Phi(z), Phi the normal distribution
-template <class A>
+template <class T>
 struct Gelu {
-    using L = Lanes<A>;
+    using L = Lanes<accumulator<T>>;
     using V = typename L::V;
     static V value(V z) { return z * normal(z).below; }
     static V gradient(V z, V dy) {
@@ -42,20 +42,20 @@ struct Gelu {
 };
 
 // z logistic(2u) = z (1 + tanh u) / 2, u = sqrt(2 / pi) (z + 0.044715 z^3)
-template <class A>
+template <class T>
 struct GeluTanh {
-    using L = Lanes<A>;
+    using L = Lanes<accumulator<T>>;
     using V = typename L::V;
-    static constexpr A slope = 1.595769121605730711759, cubic = 0.044715;
+    static constexpr accumulator<T> slope = 1.595769121605730711759, cubic = 0.044715;
     static V twice_u(V z, V square) { return z * L::fma(square, L::splat(slope * cubic), L::splat(slope)); }
     static V within(V z) { return L::smaller(L::splat(32), L::larger(L::splat(-32), z)); }  // beyond it is 0, and z
     static V value(V z) {
         V c = within(z);
-        return z * logistic<A>(twice_u(c, c * c));
+        return z * logistic<T>(twice_u(c, c * c));
     }
     static V gradient(V z, V dy) {
         V c = within(z), square = c * c, one = L::splat(1);
-        V s = logistic<A>(twice_u(c, square));
+        V s = logistic<T>(twice_u(c, square));
         V inner = c * L::fma(square, L::splat(3 * slope * cubic), L::splat(slope));
         return dy * (s * L::fma(inner, one - s, one));
     }

@@ -32,13 +32,6 @@ inline void each_column(int64_t columns, F&& f) {
     if (j < columns) f(j, (int)(columns - j));
 }
 
-// total = x + add
-template <class T>
-void add_run(const T* x, const T* add, T* total, int64_t n) {
-    using L = Lanes<accumulator<T>>;
-    write<L>(total, n, false, [&](int64_t i, int rest) { return take<L>(x + i, rest) + take<L>(add + i, rest); });
-}
-
 // Sums over rows: sums[j] += x[r, j]. The arrays of this file are padded to whole vectors.
 template <class T, class A = accumulator<T>>
 void sum_rows(const T* x, int64_t rows, int64_t columns, A* sums) {
@@ -58,7 +51,7 @@ void sum_rows(const T* x, int64_t rows, int64_t columns, A* sums) {
         });
 }
 
-// Sums over rows, which were read before, of the distances from `about` and of their squares.
+// Sums over rows of the distances from `about` and of their squares.
 template <class T, class A = accumulator<T>>
 void sum_distances(const T* x, int64_t rows, int64_t columns, const A* about, A* distances, A* squares) {
     using L = Lanes<A>;
@@ -67,7 +60,7 @@ void sum_distances(const T* x, int64_t rows, int64_t columns, const A* about, A*
         const V m = L::load(about + j);
         V d = L::load(distances + j), q = L::load(squares + j);
         for (int64_t r = 0; r < some; r++) {
-            V v = load<L>(p + r * columns + j, rest) - m;
+            V v = take<L>(p + r * columns + j, rest) - m;
             d += v;
             q = L::fma(v, v, q);
         }

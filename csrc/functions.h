@@ -1,6 +1,7 @@
 // Powers of two, the logistic function and the normal distribution, for vectors.
 #pragma once
 #include <cmath>
+#include <type_traits>
 
 #include "lanes.h"
 
@@ -32,12 +33,26 @@ inline Lanes<double>::V power_of_two(Lanes<double>::V x) {
     return one_by_one(x, [](double a) { return std::exp2(a); });
 }
 
-// 1 / (1 + e^-x)
-template <class A, class V = typename Lanes<A>::V>
+// 2^x to 2^-13, four bits more than bfloat16 has.
+inline Lanes<float>::V about_power_of_two(Lanes<float>::V x) {
+    using L = Lanes<float>;
+    L::V f = L::fraction(x);
+    L::V p = L::splat(0.07802453f);
+    p = L::fma(p, f, L::splat(0.22606714f));
+    p = L::fma(p, f, L::splat(0.69583356f));
+    p = L::fma(p, f, L::splat(0.9999252f));
+    return L::times_power_of_two(p, x);
+}
+
+// 1 / (1 + e^-x), as exactly as a T can tell.
+template <class T, class V = typename Lanes<accumulator<T>>::V>
 inline V logistic(V x) {
-    using L = Lanes<A>;
-    V exponent = L::smaller(L::splat(126), x * L::splat(-M_LOG2E));
-    return L::reciprocal(L::splat(1) + power_of_two(exponent));
+    using L = Lanes<accumulator<T>>;
+    const V exponent = L::smaller(L::splat(126), x * L::splat(-M_LOG2E)), one = L::splat(1);
+    if constexpr (std::is_same_v<T, bfloat16>)
+        return L::about_reciprocal(one + about_power_of_two(exponent));
+    else
+        return L::reciprocal(one + power_of_two(exponent));
 }
 
 // The standard normal distribution: the probability of values below x, and the density at x.

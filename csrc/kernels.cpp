@@ -12,20 +12,20 @@ namespace {
 
 constexpr int64_t FEW_POSITIONS = 32;  // fewer than this leave vectors half empty, and a sample becomes one line
 
-// Calls f with an activation of the arithmetic of A.
-template <class A, class F>
+// Calls f with an activation of elements of T.
+template <class T, class F>
 void with_activation(int which, F&& f) {
     switch (which) {
         case 1:
-            return f(Relu<A>{});
+            return f(Relu<T>{});
         case 2:
-            return f(Silu<A>{});
+            return f(Silu<T>{});
         case 3:
-            return f(Gelu<A>{});
+            return f(Gelu<T>{});
         case 4:
-            return f(GeluTanh<A>{});
+            return f(GeluTanh<T>{});
         default:
-            return f(Identity<A>{});
+            return f(Identity<T>{});
     }
 }
 
@@ -81,7 +81,7 @@ EXPORTED void groupnorm_forward(const Problem* p, const void* x, const void* add
             f.mean = temporary<A>(p->samples * p->groups);
             f.rstd = temporary<A>(p->samples * p->groups);
         }
-        with_activation<A>(p->activation, [&](auto act) {
+        with_activation<T>(p->activation, [&](auto act) {
             using Act = decltype(act);
             if (p->channels_last)
                 run<RowsForward<T, Act>>(f);
@@ -102,7 +102,7 @@ EXPORTED void groupnorm_backward(const Problem* p, const void* dy, const void* x
         Backward<T> b{
             *p,     (const T*)dy, (const T*)x, (const A*)weight, (const A*)bias, (const A*)mean, (const A*)rstd,
             (T*)dx, (A*)dweight,  (A*)dbias,   (A*)sums,         fixed != 0};
-        with_activation<A>(p->activation, [&](auto act) {
+        with_activation<T>(p->activation, [&](auto act) {
             using Act = decltype(act);
             if (p->channels_last)
                 run<RowsBackward<T, Act>>(b);

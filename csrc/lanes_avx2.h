@@ -62,6 +62,7 @@ struct Lanes<float> {
         return v * _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_add_epi32(exponent, _mm256_set1_epi32(127)), 23));
     }
     static V reciprocal(V v) { return splat(1) / v; }
+    static V about_reciprocal(V v) { return reciprocal(v); }
     static float sum(V v) {
         __m128 q = _mm_add_ps(_mm256_castps256_ps128(v), _mm256_extractf128_ps(v, 1));
         q = _mm_add_ps(q, _mm_movehl_ps(q, q));

@@ -57,6 +57,8 @@ struct Lanes<float> {
         V r = _mm512_rcp14_ps(v);
         return fma(r, _mm512_fnmadd_ps(v, r, splat(1)), r);
     }
+    // The same to 2^-14.
+    static V about_reciprocal(V v) { return _mm512_rcp14_ps(v); }
     static float sum(V v) {
         __m256 half = _mm256_add_ps(_mm512_castps512_ps256(v), _mm512_extractf32x8_ps(v, 1));
         __m128 q = _mm_add_ps(_mm256_castps256_ps128(half), _mm256_extractf128_ps(half, 1));
@@ -72,12 +74,16 @@ struct Lanes<float> {
     static V widen_bf16(__m256i h) { return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(h), 16)); }
     static __m256i narrow_f16(V v) { return _mm512_cvtps_ph(v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC); }
     static __m256i narrow_bf16(V v) {
+#ifdef __AVX512BF16__  // the same, but for numbers below 2^-126, which become 0
+        return (__m256i)_mm512_cvtneps_pbh(v);
+#else
         __m512i bits = _mm512_castps_si512(v);
         __m512i odd = _mm512_and_si512(_mm512_srli_epi32(bits, 16), _mm512_set1_epi32(1));
         __m512i half = _mm512_add_epi32(odd, _mm512_set1_epi32(0x7fff));
         __mmask16 number = _mm512_cmp_ps_mask(v, v, _CMP_ORD_Q);  // rounding up could make a NaN another number
         bits = _mm512_mask_add_epi32(bits, number, bits, half);
         return _mm512_cvtepi32_epi16(_mm512_srli_epi32(bits, 16));
+#endif
     }
 };
 

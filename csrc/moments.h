@@ -41,34 +41,45 @@ inline Moments from_distances(double n, double about, double sum, double squares
     return {n, about + sum / n, squares - sum * sum / n};
 }
 
-constexpr int64_t CHUNK = 4096;  // elements that the first-level cache holds while they are read twice
+constexpr int64_t CHUNK = 2048;  // elements that the first-level cache holds while they are read twice
 
-// Moments of n <= CHUNK neighbours, in two passes; with `add`, of x + add, which is stored as `total` and read back.
+// total = x + add
 template <class T>
-Moments moments_of_chunk(const T* x, const T* add, T* total, int64_t n) {
+void add_run(const T* x, const T* add, T* total, int64_t n) {
     using L = Lanes<accumulator<T>>;
+    constexpr int W = L::width;
+    int64_t i = 0;
+    for (; i + W <= n; i += W) L::store(total + i, take<L>(x + i, 0) + take<L>(add + i, 0));
+    if (const int rest = n - i) L::store(total + i, L::load(x + i, rest) + L::load(add + i, rest), rest);
+}
+
+// The mean of n neighbours, roughly.
+template <class T, class A = accumulator<T>>
+A mean_of_chunk(const T* x, int64_t n) {
+    using L = Lanes<A>;
     using V = typename L::V;
     constexpr int W = L::width;
-    const int rest = n % W;
-    if (add) {
-        int64_t i = 0;
-        for (; i + W <= n; i += W) L::store(total + i, L::load(x + i) + L::load(add + i));
-        if (rest) L::store(total + i, L::load(x + i, rest) + L::load(add + i, rest), rest);
-        x = total;
-    }
     V s[4] = {L::splat(0), L::splat(0), L::splat(0), L::splat(0)};
     int64_t i = 0;
     for (; i + 4 * W <= n; i += 4 * W)
         for (int k = 0; k < 4; k++) s[k] += take<L>(x + i + k * W, 0);
     for (; i + W <= n; i += W) s[0] += L::load(x + i);
-    if (rest) s[1] += L::load(x + i, rest);
-    const auto about = L::sum((s[0] + s[1]) + (s[2] + s[3])) / n;
+    if (const int rest = n - i) s[1] += L::load(x + i, rest);
+    return L::sum((s[0] + s[1]) + (s[2] + s[3])) / n;
+}
 
+// Moments of n <= CHUNK neighbours, whose mean may be `about`.
+template <class T, class A = accumulator<T>>
+Moments moments_of_chunk(const T* x, int64_t n, A about) {
+    using L = Lanes<A>;
+    using V = typename L::V;
+    constexpr int W = L::width;
     const V m = L::splat(about);
     V d[2] = {L::splat(0), L::splat(0)}, q[4] = {L::splat(0), L::splat(0), L::splat(0), L::splat(0)};
-    for (i = 0; i + 4 * W <= n; i += 4 * W)
+    int64_t i = 0;
+    for (; i + 4 * W <= n; i += 4 * W)
         for (int k = 0; k < 4; k++) {
-            V v = L::load(x + i + k * W) - m;
+            V v = take<L>(x + i + k * W, 0) - m;
             d[k % 2] += v;
             q[k] = L::fma(v, v, q[k]);
         }
@@ -77,7 +88,7 @@ Moments moments_of_chunk(const T* x, const T* add, T* total, int64_t n) {
         d[0] += v;
         q[0] = L::fma(v, v, q[0]);
     }
-    if (rest) {
+    if (const int rest = n - i) {
         V v = L::keep(L::load(x + i, rest) - m, rest);
         d[1] += v;
         q[1] = L::fma(v, v, q[1]);
@@ -85,11 +96,24 @@ Moments moments_of_chunk(const T* x, const T* add, T* total, int64_t n) {
     return from_distances(n, about, L::sum(d[0] + d[1]), L::sum((q[0] + q[1]) + (q[2] + q[3])));
 }
 
-// Moments of n neighbours.
+// Moments of n neighbours; with `add`, of x + add, which is stored as `total` and read back.
+//
+// Only the first chunk is read twice. The others take the mean of the one before for theirs: what the squares then hold
+// too much, and lose again, is at most four times the squared distances between the chunks' means (von Neumann 1941),
+// which are part of the result. Its rounding error is therefore at most five times that of two passes.
 template <class T>
 Moments moments_of_run(const T* x, const T* add, T* total, int64_t n) {
     Moments all;
-    for (int64_t i = 0; i < n; i += CHUNK)
-        all.merge(moments_of_chunk(x + i, add ? add + i : nullptr, add ? total + i : nullptr, std::min(CHUNK, n - i)));
+    accumulator<T> about = 0;
+    for (int64_t i = 0; i < n; i += CHUNK) {
+        const int64_t some = std::min(CHUNK, n - i);
+        if (add) add_run(x + i, add + i, total + i, some);
+        const T* chunk = (add ? total : x) + i;
+        if (i == 0) about = mean_of_chunk(chunk, some);
+        const Moments one = moments_of_chunk(chunk, some, about);
+        if (some == n) return one;
+        about = one.mean;
+        all.merge(one);
+    }
     return all;
 }

@@ -1,5 +1,6 @@
 """The kernels of the CPU: threads, instruction sets, sizes, and what happens where they are not there."""
 
+import functools
 import os
 import re
 import subprocess
@@ -169,6 +170,23 @@ def test_the_kernels_for_avx2_pass_the_same_tests() -> None:
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=280)
     assert done.returncode == 0, done.stdout[-3000:]
     assert "passed" in done.stdout
+
+
+@needs_cpu
+@pytest.mark.parametrize("smaller", ["avx2", "avx512"])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32], ids=str)
+def test_the_kernels_of_a_smaller_instruction_set_agree_too(
+    smaller: str, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own = cpu.instruction_set()
+    if own == smaller or own == "avx2":
+        pytest.skip(f"the processor has {own}, which all other tests run")
+    monkeypatch.setattr(cpu, "instruction_set", lambda: smaller)
+    monkeypatch.setattr(cpu, "_library", functools.cache(cpu._library.__wrapped__))
+    for layout in LAYOUTS.values():
+        plain = make_case((2, 24, 17, 19), dtype=dtype)
+        case = Case(layout(plain.x), plain.weight, plain.bias, plain.upstream)
+        assert_agrees(normalised(case, 4), case, group_set(4), activation="silu")
 
 
 class TestWithoutThem:

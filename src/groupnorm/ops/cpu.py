@@ -21,8 +21,6 @@ _DTYPES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2, torch.float64:
 _ACTIVATIONS = {None: 0, "relu": 1, "silu": 2, "gelu": 3, "gelu_tanh": 4}
 Statistics = tuple[Tensor, Tensor]
 
-_SETS = {"AVX512": "avx512", "AVX2": "avx2"}
-
 FRESH_BYTES = 1 << 25
 """Allocations of at least this size are new memory each time: 32 MiB, the most that glibc keeps for itself."""
 FEW_ELEMENTS = 16_384
@@ -43,8 +41,8 @@ class _Problem(ctypes.Structure):
 @functools.cache
 def unavailable() -> str:
     """Why there are no kernels for this machine; "" where there are."""
-    capability = torch.backends.cpu.get_cpu_capability()
-    if capability not in _SETS:
+    if instruction_set() is None:
+        capability = torch.backends.cpu.get_cpu_capability()
         return f"this processor's instruction set is {capability}; the kernels are written for AVX2 and AVX-512"
     if _library_path() is None:
         return (
@@ -190,11 +188,24 @@ def _problem(spec: Spec, threads: int) -> tuple[Any, torch.dtype, tuple[int, int
     return ctypes.byref(problem), spec.accumulates, (spec.samples, spec.groups)
 
 
+def instruction_set() -> str | None:
+    """The instructions that the kernels would use here, by the name of their library; None where there are none.
+
+    No more than PyTorch uses, so that ``ATEN_CPU_CAPABILITY`` holds for both.
+    """
+    match torch.backends.cpu.get_cpu_capability():
+        case "AVX512":
+            return "avx512_bf16" if torch.cpu._is_avx512_bf16_supported() else "avx512"
+        case "AVX2":
+            return "avx2"
+        case _:
+            return None
+
+
 def _library_path() -> Path | None:
-    instruction_set = _SETS[torch.backends.cpu.get_cpu_capability()]
     # An editable installation has the libraries elsewhere than the sources; the package knows both places.
     folders = sys.modules["groupnorm.ops"].__path__
-    paths = (Path(folder) / f"libgroupnorm_{instruction_set}.so" for folder in folders)
+    paths = (Path(folder) / f"libgroupnorm_{instruction_set()}.so" for folder in folders)
     return next((path for path in paths if path.exists()), None)
 
 

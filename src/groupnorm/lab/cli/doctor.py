@@ -46,10 +46,14 @@ def _backends() -> Iterator[tuple[str, str, str]]:
     """Each compiled backend: what it runs on, and why it does not run."""
     import torch
 
+    from groupnorm.ops import cpu
     from groupnorm.ops.backends import refusal
     from groupnorm.ops.spec import CONTIGUOUS, Spec
 
-    on = {"cpu": f"for {torch.backends.cpu.get_cpu_capability()}", "triton": f"triton {_version('triton')}"}
+    on = {
+        "cpu": f"for {cpu.instruction_set() or torch.backends.cpu.get_cpu_capability()}",
+        "triton": f"triton {_version('triton')}",
+    }
     for name, device in (("cpu", "cpu"), ("triton", "cuda")):
         reason = refusal(Spec(device, torch.float32, (2, 32, 64, 64), CONTIGUOUS, 32, None, True), name)
         yield f"backend {name}", on[name], f"does not run: {reason}" if reason else "runs"
