@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 
 import torch
@@ -21,7 +22,7 @@ from groupnorm.ops import dispatch
 from groupnorm.ops.activation import ACTIVATIONS
 from groupnorm.ops.backends import AUTO, Explanation, check_name
 from groupnorm.ops.masked import masked_statistics
-from groupnorm.ops.spec import accumulation_dtype
+from groupnorm.ops.spec import Spec, accumulation_dtype
 
 __all__ = ["ACTIVATIONS", "explain", "group_norm", "group_norm_statistics"]
 
@@ -80,13 +81,19 @@ def group_norm(
 
     Source: Wu & He 2018 (arXiv:1803.08494), eqs. 1, 2, 6 and 7.
     """
-    check_input(input)
-    num_channels = input.shape[1]
-    check_groups(num_groups, num_channels)
-    check_eps(eps)
-    check_activation(activation)
-    check_name(backend)
-    check_parameters(input, weight, bias)
+    plain = residual is None and statistics is None and mask is None and out is None
+    if plain and not dispatch.watched(input, weight, bias):
+        grad = dispatch.needs_grad(input, weight, bias)
+        of_weight = None if weight is None else (weight.dtype, weight.shape)
+        of_bias = None if bias is None else (bias.dtype, bias.shape)
+        kind = input.device, input.dtype, input.shape, dispatch.layout_of(input)
+        try:
+            spec, name = _checked(*kind, num_groups, eps, activation, grad, backend, of_weight, of_bias)
+        except TypeError:  # not hashable, so one of the arguments is wrong: it is told below
+            pass
+        else:
+            return dispatch.compute(spec, name, input, weight, bias, eps)
+    _check(input, num_groups, weight, bias, eps, activation, backend)
     if residual is not None:
         check_like("residual", residual, input)
     if statistics is not None:
@@ -174,6 +181,45 @@ def explain(
     check_groups(num_groups, input.shape[1])
     check_activation(activation)
     return dispatch.explanation(input, num_groups, activation, backend)
+
+
+@functools.lru_cache(maxsize=4096, typed=True)
+def _checked(
+    device: torch.device,
+    dtype: torch.dtype,
+    shape: torch.Size,
+    layout: str | None,
+    num_groups: int,
+    eps: float,
+    activation: str | None,
+    grad: bool,
+    backend: str,
+    of_weight: tuple[torch.dtype, torch.Size] | None,
+    of_bias: tuple[torch.dtype, torch.Size] | None,
+) -> tuple[Spec, str]:
+    """What is asked of a backend, and which: checked and chosen once for all calls of a kind, since both take longer
+    than the norm of a small tensor."""
+    input = torch.empty(shape, dtype=dtype, device="meta")
+    weight, bias = (None if p is None else torch.empty(p[1], dtype=p[0], device="meta") for p in (of_weight, of_bias))
+    _check(input, num_groups, weight, bias, eps, activation, backend)
+    return dispatch.choose(device, dtype, shape, layout, num_groups, activation, grad, backend)
+
+
+def _check(
+    input: Tensor,
+    num_groups: int,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    eps: float,
+    activation: str | None,
+    backend: str,
+) -> None:
+    check_input(input)
+    check_groups(num_groups, input.shape[1])
+    check_eps(eps)
+    check_activation(activation)
+    check_name(backend)
+    check_parameters(input, weight, bias)
 
 
 def _masked(

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from agreement import Case, assert_agrees, make_case, run
 from blocks import ROOT
-from groupnorm import GroupNorm, explain
+from groupnorm import GroupNorm, explain, functional
 from groupnorm.errors import BackendError
 from groupnorm.functional import ACTIVATIONS, group_norm, group_norm_statistics
 from groupnorm.ops import backends, cpu, dispatch
@@ -192,10 +192,10 @@ def test_the_kernels_of_a_smaller_instruction_set_agree_too(
 class TestWithoutThem:
     @pytest.fixture(autouse=True)
     def forget(self):
-        for cached in (cpu.unavailable, resolve, backends.explain, dispatch._chosen):
+        for cached in (cpu.unavailable, resolve, backends.explain, dispatch.choose, functional._checked):
             cached.cache_clear()
         yield
-        for cached in (cpu.unavailable, resolve, backends.explain, dispatch._chosen):
+        for cached in (cpu.unavailable, resolve, backends.explain, dispatch.choose, functional._checked):
             cached.cache_clear()
 
     def test_where_no_compiler_was_found_aten_is_taken(self, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -37,7 +37,8 @@ class Normalize(torch.autograd.Function):
     ) -> Any:
         total = None if residual is None else torch.empty_like(x)
         y, mean, rstd = compiled(backend).forward(spec, x, weight, bias, eps, residual=residual, total=total)
-        ctx.set_materialize_grads(total is None)
+        if total is not None:
+            ctx.set_materialize_grads(False)
         ctx.save_for_backward(x if total is None else total, weight, bias, mean, rstd)
         ctx.call = spec, eps, backend
         return y if total is None else (y, total)
@@ -108,7 +109,9 @@ class Apply(torch.autograd.Function):
 
 def _as(gradient: Gradient, parameter: Tensor | None) -> Gradient:
     """A gradient in the dtype of its parameter."""
-    return None if gradient is None or parameter is None else gradient.to(parameter.dtype)
+    if gradient is None or parameter is None or gradient.dtype is parameter.dtype:
+        return gradient
+    return gradient.to(parameter.dtype)
 
 
 def _composed(function: Any, inputs: tuple[Tensor | None, ...], needs: tuple[bool, ...], dy: Tensor) -> list[Gradient]:

@@ -23,10 +23,10 @@ Statistics = tuple[Tensor, Tensor]
 
 FRESH_BYTES = 1 << 25
 """Allocations of at least this size are new memory each time: 32 MiB, the most that glibc keeps for itself."""
-FEW_ELEMENTS = 16_384
-"""Below this the way to the kernel takes longer than the work, and ATen's is shorter; measured on one core."""
-FEW_TO_TRAIN = 65_536
-"""The same with the way back, through a function of Python's."""
+FEW_ELEMENTS = 1 << 14
+"""Below this the way to the kernel takes longer than the work, and ATen's is shorter; measured on one core and two."""
+NARROW = 8
+"""Channels of a group, up to which ATen goes through a channels-last tensor several times slower."""
 
 
 class _Problem(ctypes.Structure):
@@ -63,10 +63,25 @@ def refusal(spec: Spec) -> str:
 
 def drawback(spec: Spec) -> str:
     """Why another backend is faster; "" where none is."""
-    few = FEW_TO_TRAIN if spec.needs_grad else FEW_ELEMENTS
+    few = _few(spec)
     if spec.elements < few:
         return f"the call costs more than the work on {spec.elements} elements, fewer than {few}"
     return ""
+
+
+def _few(spec: Spec) -> int:
+    """Below how many elements ATen is faster, as measured on two cores.
+
+    ATen needs a pass more for an activation. The way back goes through a function of Python's.
+    """
+    last = spec.layout == CHANNELS_LAST
+    if last and spec.channels // spec.groups <= NARROW:
+        return 1 << 16 if spec.needs_grad else FEW_ELEMENTS
+    if spec.needs_grad:
+        return 3 << 15 if spec.activation else 3 << 17
+    if spec.activation:
+        return FEW_ELEMENTS
+    return 1 << 18 if last else 1 << 17
 
 
 def forward(

@@ -37,21 +37,19 @@ def group_norm(
     backend: str = AUTO,
 ) -> Tensor:
     """Group norm of ``x + residual``, with the activation."""
-    if torch.compiler.is_compiling() or watched(x, weight, bias):
+    if watched(x, weight, bias):
         total = x if residual is None else x + residual
         y = _recorded(total, groups, weight, bias, eps, activation, statistics, backend)
         return _delivered(y, out)
-    layout = layout_of(x)
-    if layout is None:
-        x, layout = x.contiguous(), CONTIGUOUS
-    grad = torch.is_grad_enabled() and _requires_grad(x, weight, bias, residual, *(statistics or ()))
-    spec, name = _chosen(x.device, x.dtype, x.shape, layout, groups, activation, grad, backend)
+    grad = needs_grad(x, weight, bias, residual, *(statistics or ()))
+    spec, name = choose(x.device, x.dtype, x.shape, layout_of(x), groups, activation, grad, backend)
+    x = arranged(x, spec.layout)
     if residual is not None and (statistics is not None or name in COMPOSED):
         x, residual = x + residual, None
     if name in COMPOSED:
         return _delivered(_composed(name, x, groups, weight, bias, eps, activation, statistics), out)
     if residual is not None:
-        residual = arranged(residual, layout)
+        residual = arranged(residual, spec.layout)
     if statistics is not None:
         mean, rstd = (t.to(spec.accumulates).contiguous() for t in statistics)
         if grad:
@@ -60,7 +58,7 @@ def group_norm(
     elif grad:
         y = Normalize.apply(x, residual, weight, bias, spec, eps, name)
         return cast(Tensor, y if residual is None else y[0])
-    to = out if out is not None and layout_of(out) == layout else None
+    to = out if out is not None and layout_of(out) == spec.layout else None
     if to is None and residual is not None:
         to = torch.empty_like(x)
     y, _, _ = compiled(name).forward(
@@ -69,16 +67,27 @@ def group_norm(
     return _delivered(y, out)
 
 
+def compute(spec: Spec, name: str, x: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float) -> Tensor:
+    """Group norm of ``x`` as chosen by :func:`choose`, where nothing looks into it."""
+    x = arranged(x, spec.layout)
+    if name == "native":
+        return native.group_norm(x, spec.groups, weight, bias, eps, spec.activation)
+    if name == "reference":
+        return _composed(name, x, spec.groups, weight, bias, eps, spec.activation, None)
+    if spec.needs_grad:
+        return cast(Tensor, Normalize.apply(x, None, weight, bias, spec, eps, name))
+    return compiled(name).forward(spec, x, weight, bias, eps)[0]
+
+
 def group_statistics(x: Tensor, groups: int, eps: float, *, backend: str = AUTO) -> Statistics:
     """``(mean, rstd)`` of each group, ``[N, G]``."""
     grad = torch.is_grad_enabled() and x.requires_grad
-    if torch.compiler.is_compiling() or watched(x) or grad:
+    if watched(x) or grad:
         return native.group_statistics(x, groups, eps)
-    layout = layout_of(x) or CONTIGUOUS
-    spec, name = _chosen(x.device, x.dtype, x.shape, layout, groups, None, False, backend)
+    spec, name = choose(x.device, x.dtype, x.shape, layout_of(x), groups, None, False, backend)
     if name in COMPOSED:
         return native.group_statistics(x, groups, eps)
-    return compiled(name).statistics(spec, arranged(x, layout), eps)
+    return compiled(name).statistics(spec, arranged(x, spec.layout), eps)
 
 
 def explanation(x: Tensor, groups: int, activation: str | None, backend: str) -> Explanation:
@@ -90,7 +99,12 @@ def explanation(x: Tensor, groups: int, activation: str | None, backend: str) ->
 
 def watched(*tensors: Tensor | None) -> bool:
     """Whether something looks into the operations on tensors, and kernels would be a hole in what it sees."""
-    return transformed(*tensors) or type(tensors[0]) is FakeTensor or torch._C._len_torch_dispatch_stack() > 0
+    return (
+        torch.compiler.is_compiling()
+        or transformed(*tensors)
+        or type(tensors[0]) is FakeTensor
+        or torch._C._len_torch_dispatch_stack() > 0
+    )
 
 
 def transformed(*tensors: Tensor | None) -> bool:
@@ -164,24 +178,30 @@ def _composed(
     return native.group_norm(x, groups, weight, bias, eps, activation, statistics)
 
 
+def needs_grad(*tensors: Tensor | None) -> bool:
+    """Whether a backward pass may follow."""
+    if not torch.is_grad_enabled():
+        return False
+    for t in tensors:
+        if t is not None and t.requires_grad:
+            return True
+    return False
+
+
 @functools.lru_cache(maxsize=4096)
-def _chosen(
+def choose(
     device: torch.device,
     dtype: torch.dtype,
     shape: torch.Size,
-    layout: str,
+    layout: str | None,
     groups: int,
     activation: str | None,
     grad: bool,
     backend: str,
 ) -> tuple[Spec, str]:
-    """What is asked of a backend, and which."""
-    spec = Spec(device.type, dtype, tuple(shape), layout, groups, activation, grad)
+    """What is asked of a backend, and which; an input in neither layout is made contiguous."""
+    spec = Spec(device.type, dtype, tuple(shape), layout or CONTIGUOUS, groups, activation, grad)
     return spec, resolve(spec, backend)
-
-
-def _requires_grad(*tensors: Tensor | None) -> bool:
-    return any([t is not None and t.requires_grad for t in tensors])  # noqa: C419 - a generator takes twice the time
 
 
 def _delivered(y: Tensor, out: Tensor | None) -> Tensor:

@@ -38,7 +38,7 @@ def group_norm(
         statistics: mean and rstd ``[N, G]`` to apply instead of those of ``x``.
     """
     device = "cpu" if x.is_cpu else x.device.type
-    if _has_autocast(device) and torch.is_autocast_enabled(device):
+    if (device == "cpu" or _has_autocast(device)) and torch.is_autocast_enabled(device):
         with torch.autocast(device, enabled=False):
             return group_norm(x, groups, weight, bias, eps, activation, statistics)
     if statistics is not None:
