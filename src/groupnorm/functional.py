@@ -198,7 +198,8 @@ def _checked(
     of_bias: tuple[torch.dtype, torch.Size] | None,
 ) -> tuple[Spec, str]:
     """What is asked of a backend, and which: checked and chosen once for all calls of a kind, since both take longer
-    than the norm of a small tensor."""
+    than the norm of a small tensor.
+    """
     input = torch.empty(shape, dtype=dtype, device="meta")
     weight, bias = (None if p is None else torch.empty(p[1], dtype=p[0], device="meta") for p in (of_weight, of_bias))
     _check(input, num_groups, weight, bias, eps, activation, backend)

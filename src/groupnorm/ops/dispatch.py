@@ -182,10 +182,7 @@ def needs_grad(*tensors: Tensor | None) -> bool:
     """Whether a backward pass may follow."""
     if not torch.is_grad_enabled():
         return False
-    for t in tensors:
-        if t is not None and t.requires_grad:
-            return True
-    return False
+    return any([t is not None and t.requires_grad for t in tensors])  # noqa: C419 - a generator takes twice the time
 
 
 @functools.lru_cache(maxsize=4096)

@@ -35,9 +35,9 @@ def entry(*, phases, others=0.0):
 def on_cpu(forward=2.5, both=3.5, compiled=1.5, copied=0.8, copied_both=0.5, **options):
     phases = {
         FORWARD: {"torch": forward, "compile": compiled},
-        FORWARD + WARM: {"copy": copied},
+        FORWARD + WARM: {"copy": copied, "torch": forward},
         BOTH: {"torch": both, "compile": compiled},
-        BOTH + WARM: {"copy": copied_both},
+        BOTH + WARM: {"copy": copied_both, "torch": both},
     }
     return entry(phases=phases, **options)
 

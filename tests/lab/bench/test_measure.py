@@ -43,7 +43,7 @@ def test_a_case_has_every_figure():
         assert timing["rounds"] == 5
         assert timing["gbs"] == pytest.approx(passes * CASE.nbytes / middle / 1e9)
     warm = entry["timings"][FORWARD + WARM]
-    assert set(warm["ratios"]) == {"copy"}
+    assert set(warm["ratios"]) == {"copy", "torch"}
     assert warm["of_copy"] == pytest.approx(warm["ratios"]["copy"])
 
 

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 from groupnorm.lab.bench.cases import HUGE, LAYOUTS, Case, grid, listed
 from groupnorm.lab.bench.check import ROUNDINGS
 from groupnorm.lab.bench.contenders import COPY, OURS, PEERS, TORCH
-from groupnorm.lab.bench.measure import BACKWARD, BOTH, FORWARD, WARM
+from groupnorm.lab.bench.measure import BACKWARD, BOTH, FORWARD, PASSES, WARM
 from groupnorm.lab.bench.store import CASES, HOSTILE, KEPT, Results
 
 MET, MISSED, NOT_MEASURED = "met", "missed", "not measured"
@@ -145,9 +145,20 @@ def _mean(every: Measured, cases: list[Case], phase: str, least: float) -> Verdi
         return Verdict(target, "", NOT_MEASURED)
     mean = geometric_mean(value for value, _ in ratios)
     text = f"{mean:.2f}x over {_count(ratios, len(cases))}"
+    theirs = _ratios(every, cases, (phase + WARM,), lambda timing: timing["ratios"][TORCH])
+    limits = _ratios(every, cases, (phase + WARM,), partial(_limit, passes=PASSES[phase]))
+    if theirs:
+        text += f"; {geometric_mean(value for value, _ in theirs):.2f}x in memory that is there, where a kernel that "
+        text += f"moves no byte twice, at the copy's rate, would reach {geometric_mean(v for v, _ in limits):.2f}x"
     verdict = _verdict(len(ratios), len(cases), mean >= least)
     unsure = verdict == MISSED and len(ratios) < len(cases)
     return Verdict(target, text, MISSED_SO_FAR if unsure else verdict)
+
+
+def _limit(timing: Entry, passes: int) -> float:
+    """How many times as fast as torch a kernel is that moves the bytes that must move as a copy moves its own."""
+    copy, torch = (timing["seconds"][name][1] for name in (COPY, TORCH))
+    return float(torch / (copy * passes / PASSES[COPY]))
 
 
 def _least(

@@ -13,7 +13,7 @@ from groupnorm.functional import group_norm
 from groupnorm.lab.bench import memory
 from groupnorm.lab.bench.cases import Case
 from groupnorm.lab.bench.check import PEER_ROUNDINGS, ROUNDINGS, errors, refusal, right
-from groupnorm.lab.bench.contenders import COPY, OURS, TORCH, Contender, Norm, ours
+from groupnorm.lab.bench.contenders import COPY, OURS, TORCH, Contender, Norm, eager, ours
 from groupnorm.lab.bench.machine import watching_others
 from groupnorm.lab.bench.tensors import Tensors, tensors
 from groupnorm.lab.bench.timing import Clock, Run, Runs, clock_of, figures, rounds, warm_up
@@ -101,13 +101,13 @@ def _sets(case: Case, norms: dict[str, Norm], given: Tensors, seconds: float) ->
 
 
 def kept_sets(case: Case, seconds: float) -> Entry:
-    """On a CPU each phase of ours against a copy, where memory is kept: of :func:`memory.in_kept_memory`."""
+    """On a CPU each phase against torch and a copy, where memory is kept: of :func:`memory.in_kept_memory`."""
     given, clock, found = tensors(case, "cpu"), clock_of("cpu"), {}
     buffer = torch.empty_like(given.x).detach()
     for phase, kind in _phases(case).items():
         mine = kind(ours(case), given) if phase != FORWARD else _into(case, given, buffer)
         with torch.set_grad_enabled(phase != FORWARD):
-            runs = {COPY: _copy(given.x, buffer), OURS: mine}
+            runs = {COPY: _copy(given.x, buffer), TORCH: kind(eager(case), given), OURS: mine}
             found[phase + WARM] = _figures(case, phase, runs, clock, seconds / len(_phases(case)))
     del given, buffer, runs, mine
     memory.release()
