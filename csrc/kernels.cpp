@@ -1,6 +1,4 @@
 // The functions of the library, as groupnorm.ops.cpu calls them. Compiled once for each instruction set.
-#include <sys/mman.h>
-
 #include <type_traits>
 
 #include "activation.h"
@@ -60,15 +58,6 @@ void run(const Arguments& arguments) {
 extern "C" {
 
 EXPORTED void groupnorm_use_threads_of(Fork fork) { fork_threads = fork; }
-
-// The whole huge pages within this memory may be given as such.
-EXPORTED void groupnorm_prefer_huge_pages(void* memory, size_t bytes) {
-#ifdef MADV_HUGEPAGE
-    constexpr uintptr_t page = uintptr_t(1) << 21;
-    const uintptr_t begin = divide_up((uintptr_t)memory, page) * page, end = ((uintptr_t)memory + bytes) / page * page;
-    if (begin < end) madvise((void*)begin, end - begin, MADV_HUGEPAGE);
-#endif
-}
 
 EXPORTED void groupnorm_forward(const Problem* p, const void* x, const void* add, void* total, const void* weight,
                                 const void* bias, void* mean, void* rstd, void* y, double eps, int given) {

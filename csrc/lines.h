@@ -29,7 +29,7 @@ class LinesForward {
     using L = Lanes<A>;
     const Forward<T>& f;
     const LinesShape shape;
-    const bool stream;
+    const Destination<T> to;
     const A *const weight, *const bias;
     A* low;  // what rounding the mean to its dtype took off
 
@@ -37,7 +37,7 @@ class LinesForward {
     LinesForward(const Forward<T>& f)
         : f(f),
           shape(f.p),
-          stream(shape.samples * shape.columns * (int64_t)sizeof(T) >= STREAM_BYTES),
+          to(f.y, shape.samples * shape.columns),
           weight(widened<A>(f.weight, 1, shape.channels, shape.wide)),
           bias(widened<A>(f.bias, 0, shape.channels, shape.wide)),
           low(filled<A>(shape.samples * shape.groups)) {}
@@ -66,7 +66,7 @@ class LinesForward {
         for (int64_t g = 0; g < shape.groups; g++) {
             const int64_t i = sample * shape.groups + g, at = i * shape.size, j = g * shape.size;
             const auto m = L::splat(f.mean[i]), r = L::splat(f.rstd[i]), off = L::splat(-low[i] * f.rstd[i]);
-            write<L>(f.y + at, shape.size, stream, [&](int64_t k, int rest) {
+            write<L>(f.y + at, shape.size, to.streams(), [&](int64_t k, int rest) {
                 auto xhat = L::fma(take<L>(x + at + k, rest) - m, r, off);
                 return Act::value(L::fma(xhat, L::load(weight + j + k), L::load(bias + j + k)));
             });
@@ -81,7 +81,7 @@ class LinesBackward {
     using V = typename L::V;
     const Backward<T>& b;
     const LinesShape shape;
-    const bool stream;
+    const Destination<T> to;
     const A *const weight, *const bias;
     A* totals;  // [of d, of d xhat] of each column and block of samples
     struct Factors {
@@ -95,7 +95,7 @@ class LinesBackward {
     LinesBackward(const Backward<T>& b)
         : b(b),
           shape(b.p),
-          stream(shape.samples * shape.columns * (int64_t)sizeof(T) >= STREAM_BYTES),
+          to(b.dx, shape.samples * shape.columns),
           weight(widened<A>(b.weight, 1, shape.channels, shape.wide)),
           bias(widened<A>(b.bias, 0, shape.channels, shape.wide)),
           totals(filled<A>(2 * shape.blocks() * padded_columns(shape.columns))),
@@ -139,7 +139,7 @@ class LinesBackward {
             const Factors by = b.fixed ? Factors{0, 0} : factors[i];
             const V m = L::splat(b.mean[i]), r = L::splat(b.rstd[i]), kx = L::splat(by.xhat),
                     k0 = L::splat(by.constant);
-            write<L>(b.dx + at, shape.size, stream, [&](int64_t k, int rest) {
+            write<L>(b.dx + at, shape.size, to.streams(), [&](int64_t k, int rest) {
                 const V xhat = (take<L>(b.x + at + k, rest) - m) * r, w = L::load(weight + j + k);
                 const V grad = Act::gradient(L::fma(xhat, w, L::load(bias + j + k)), take<L>(b.dy + at + k, rest));
                 return L::fma(grad * w, r, L::fma(xhat, kx, k0));

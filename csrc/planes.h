@@ -1,6 +1,7 @@
 // Contiguous tensors [N, C, S]: the S positions of a channel are neighbours, and so are the channels of a group.
 #pragma once
 #include <cmath>
+#include <utility>
 
 #include "runs.h"
 #include "schedule.h"
@@ -20,6 +21,13 @@ struct PlaneSlices {
     int64_t count() const { return divide_up(size, several) * parts; }
     int64_t block() const { return std::max<int64_t>(1, SLICE / (size * positions)); }
 
+    // The slice in memory, where its channels are neighbours: first element, elements.
+    std::pair<int64_t, int64_t> range(int64_t group, int64_t slice) const {
+        const int64_t first = slice / parts * several, from = slice % parts * span;
+        return {(group * size + first) * positions + from,
+                std::min(several, size - first) * std::min(span, positions - from)};
+    }
+
     // Calls f(channel within the group, part of its positions, first position, positions).
     template <class F>
     void each_run(int64_t slice, F&& f) const {
@@ -34,7 +42,7 @@ class PlanesForward {
     using A = accumulator<T>;
     const Forward<T>& f;
     const PlaneSlices cut;
-    const bool stream;
+    const Destination<T> to;
     Moments* moments;
     A* low;  // what rounding the mean to its dtype took off
 
@@ -42,7 +50,7 @@ class PlanesForward {
     PlanesForward(const Forward<T>& f)
         : f(f),
           cut(f.p),
-          stream(f.p.samples * f.p.channels * f.p.positions * (int64_t)sizeof(T) >= STREAM_BYTES),
+          to(f.y, f.p.samples * f.p.channels * f.p.positions),
           moments(f.given ? nullptr : temporary<Moments>(units() * slices())),
           low(filled<A>(units())) {}
 
@@ -53,11 +61,7 @@ class PlanesForward {
     bool applies() const { return f.y; }
 
     void reduce(int, int64_t group, int64_t slice) {
-        int64_t from = 0, elements = 0;  // the channels of a slice are neighbours
-        cut.each_run(slice, [&](int64_t c, int64_t, int64_t s, int64_t n) {
-            if (!elements) from = (group * cut.size + c) * cut.positions + s;
-            elements += n;
-        });
+        const auto [from, elements] = cut.range(group, slice);
         moments[group * slices() + slice] =
             moments_of_run(f.x + from, f.add ? f.add + from : nullptr, f.add ? f.total + from : nullptr, elements);
     }
@@ -72,13 +76,15 @@ class PlanesForward {
     }
 
     void apply(int, int64_t group, int64_t slice) {
+        const auto [begin, elements] = cut.range(group, slice);
+        to.prepare(f.y + begin, elements);
         const T* x = f.add ? f.total : f.x;
         const int64_t first = group % f.p.groups * cut.size;
         cut.each_run(slice, [&](int64_t c, int64_t, int64_t s, int64_t n) {
             const int64_t from = (group * cut.size + c) * cut.positions + s;
             const A scale = f.rstd[group] * (f.weight ? f.weight[first + c] : 1);
             const A shift = (f.bias ? f.bias[first + c] : 0) - low[group] * scale;
-            normalize_run<T, Act>(x + from, f.y + from, n, f.mean[group], scale, shift, stream);
+            normalize_run<T, Act>(x + from, f.y + from, n, f.mean[group], scale, shift, to.streams());
         });
     }
 };
@@ -88,7 +94,7 @@ class PlanesBackward {
     using A = accumulator<T>;
     const Backward<T>& b;
     const PlaneSlices cut;
-    const bool stream;
+    const Destination<T> to;
     GradientSums* sums;  // of each channel and part of its positions
     struct Factors {
         A x, constant;
@@ -102,7 +108,7 @@ class PlanesBackward {
     PlanesBackward(const Backward<T>& b)
         : b(b),
           cut(b.p),
-          stream(b.p.samples * b.p.channels * b.p.positions * (int64_t)sizeof(T) >= STREAM_BYTES),
+          to(b.dx, b.p.samples * b.p.channels * b.p.positions),
           sums(temporary<GradientSums>(b.p.samples * b.p.channels * cut.parts)),
           factors(temporary<Factors>(units())) {}
 
@@ -148,11 +154,13 @@ class PlanesBackward {
         const int64_t first = group % b.p.groups * cut.size;
         const A mean = b.mean[group], rstd = b.rstd[group];
         const Factors by = b.fixed ? Factors{0, 0} : factors[group];
+        const auto [begin, elements] = cut.range(group, slice);
+        to.prepare(b.dx + begin, elements);
         cut.each_run(slice, [&](int64_t c, int64_t, int64_t s, int64_t n) {
             const int64_t from = (group * cut.size + c) * cut.positions + s;
             const A scale = rstd * weight(first + c);
             gradient_run<T, Act>(b.x + from, b.dy + from, b.dx + from, n, mean, scale, bias(first + c), scale, by.x,
-                                 by.constant, stream);
+                                 by.constant, to.streams());
         });
     }
 

@@ -55,7 +55,7 @@ class RowsForward {
     using A = accumulator<T>;
     const Forward<T>& f;
     const RowsShape shape;
-    const bool stream;
+    const Destination<T> to;
     const A *const weight, *const bias;
     const Scratch<A> scratch;  // mean, scale, shift; about, distances, squares
     Holds holds;
@@ -83,7 +83,7 @@ class RowsForward {
     RowsForward(const Forward<T>& f)
         : f(f),
           shape(f.p),
-          stream(shape.samples * shape.rows * shape.columns * (int64_t)sizeof(T) >= STREAM_BYTES),
+          to(f.y, shape.samples * shape.rows * shape.columns),
           weight(widened<A>(f.weight, 1, shape.columns, 1)),
           bias(widened<A>(f.bias, 0, shape.columns, 1)),
           scratch(shape.columns, 6, f.p.threads),
@@ -139,8 +139,9 @@ class RowsForward {
     void apply(int worker, int64_t sample, int64_t slice) {
         const int64_t from = shape.at(sample, slice);
         const T* x = f.add ? f.total : f.x;
+        to.prepare(f.y + from, shape.rows_of(slice) * shape.columns);
         normalize_rows<T, Act>(x + from, f.y + from, shape.rows_of(slice), shape.columns, columns_of(worker, sample),
-                               stream);
+                               to.streams());
     }
 };
 
@@ -149,7 +150,7 @@ class RowsBackward {
     using A = accumulator<T>;
     const Backward<T>& b;
     const RowsShape shape;
-    const bool stream;
+    const Destination<T> to;
     const A *const weight, *const bias;
     const Scratch<A> scratch;  // mean, scale, by x, constant
     Holds holds;
@@ -185,7 +186,7 @@ class RowsBackward {
     RowsBackward(const Backward<T>& b)
         : b(b),
           shape(b.p),
-          stream(shape.samples * shape.rows * shape.columns * (int64_t)sizeof(T) >= STREAM_BYTES),
+          to(b.dx, shape.samples * shape.rows * shape.columns),
           weight(widened<A>(b.weight, 1, shape.columns, 1)),
           bias(widened<A>(b.bias, 0, shape.columns, 1)),
           scratch(shape.columns, 4, b.p.threads),
@@ -253,7 +254,9 @@ class RowsBackward {
             std::fill_n(by.by_x + g * shape.size(), shape.size(), k.x);
             std::fill_n(by.constant + g * shape.size(), shape.size(), k.constant);
         }
-        gradient_rows<T, Act>(b.x + from, b.dy + from, b.dx + from, shape.rows_of(slice), shape.columns, by, stream);
+        to.prepare(b.dx + from, shape.rows_of(slice) * shape.columns);
+        gradient_rows<T, Act>(b.x + from, b.dy + from, b.dx + from, shape.rows_of(slice), shape.columns, by,
+                              to.streams());
     }
 
     void parameters() {

@@ -1,8 +1,36 @@
 // Neighbours in memory that share a mean, a scale and a shift.
 #pragma once
+#include <sys/mman.h>
+
 #include "moments.h"
 
-constexpr int64_t STREAM_BYTES = int64_t(1) << 25;  // larger results are written past the caches
+// Where n results are written. Where they are more than the caches hold, and their memory is there, they go past these.
+// Memory that is new to the process the system fills with zeros first, which are then in the caches: what is written
+// past them would move twice more. For many new pages at once the system takes less time than for one after the other.
+template <class T>
+class Destination {
+    static constexpr int64_t MANY = int64_t(1) << 25, PAGE = 4096;  // bytes
+    bool large, there = true;
+
+    static uintptr_t page_of(const T* p) { return (uintptr_t)p / PAGE * PAGE; }
+
+  public:
+    Destination(const T* results, int64_t n) : large(results && n * (int64_t)sizeof(T) >= MANY) {
+        unsigned char middle;
+        if (large && mincore((void*)page_of(results + n / 2), 1, &middle) == 0) there = middle & 1;
+    }
+
+    bool streams() const { return large && there; }
+
+    // Have the memory of n results that are written next.
+    void prepare(T* results, int64_t n) const {
+#ifdef MADV_POPULATE_WRITE
+        if (!large || there) return;
+        const uintptr_t begin = page_of(results) + PAGE, end = page_of(results + n);
+        if (begin < end) madvise((void*)begin, end - begin, MADV_POPULATE_WRITE);
+#endif
+    }
+};
 
 template <class L, class T>
 inline void store(T* p, typename L::V v, int rest) {

@@ -22,7 +22,7 @@ from groupnorm.ops import dispatch
 from groupnorm.ops.activation import ACTIVATIONS
 from groupnorm.ops.backends import AUTO, Explanation, check_name
 from groupnorm.ops.masked import masked_statistics
-from groupnorm.ops.spec import Spec, accumulation_dtype
+from groupnorm.ops.spec import Spec, accumulation_dtype, layout_of
 
 __all__ = ["ACTIVATIONS", "explain", "group_norm", "group_norm_statistics"]
 
@@ -86,7 +86,7 @@ def group_norm(
         grad = dispatch.needs_grad(input, weight, bias)
         of_weight = None if weight is None else (weight.dtype, weight.shape)
         of_bias = None if bias is None else (bias.dtype, bias.shape)
-        kind = input.device, input.dtype, input.shape, dispatch.layout_of(input)
+        kind = input.device, input.dtype, input.shape, layout_of(input)
         try:
             spec, name = _checked(*kind, num_groups, eps, activation, grad, backend, of_weight, of_bias)
         except TypeError:  # not hashable, so one of the arguments is wrong: it is told below

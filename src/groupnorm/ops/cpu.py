@@ -21,8 +21,6 @@ _DTYPES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2, torch.float64:
 _ACTIVATIONS = {None: 0, "relu": 1, "silu": 2, "gelu": 3, "gelu_tanh": 4}
 Statistics = tuple[Tensor, Tensor]
 
-FRESH_BYTES = 1 << 25
-"""Allocations of at least this size are new memory each time: 32 MiB, the most that glibc keeps for itself."""
 FEW_ELEMENTS = 1 << 14
 """Below this the way to the kernel takes longer than the work, and ATen's is shorter; measured on one core and two."""
 NARROW = 8
@@ -98,7 +96,7 @@ def forward(
 ) -> tuple[Tensor, Tensor | None, Tensor | None]:
     """The protocol of :mod:`groupnorm.ops.backends`."""
     problem, dtype, shape = _problem(spec, torch.get_num_threads())
-    y = _fresh(x) if out is None else out
+    y = torch.empty_like(x) if out is None else out
     mean, rstd = statistics or (None, None)
     if mean is None and spec.needs_grad:
         mean, rstd = torch.empty(shape, dtype=dtype), torch.empty(shape, dtype=dtype)
@@ -143,7 +141,7 @@ def backward(
 ) -> tuple[Tensor | None, Tensor | None, Tensor | None, Tensor | None]:
     """The protocol of :mod:`groupnorm.ops.backends`."""
     problem, dtype, shape = _problem(spec, torch.get_num_threads())
-    dx = _fresh(x) if needs[0] else None
+    dx = torch.empty_like(x) if needs[0] else None
     dweight = torch.empty(spec.channels, dtype=dtype) if needs[1] else None
     dbias = torch.empty(spec.channels, dtype=dtype) if needs[2] else None
     sums = torch.empty((2, *shape), dtype=dtype) if fixed else None
@@ -174,17 +172,6 @@ def _parameter(parameter: Tensor | None, dtype: torch.dtype) -> Tensor | None:
     if parameter is None or (parameter.dtype is dtype and parameter.is_contiguous()):
         return parameter
     return parameter.to(dtype).contiguous()
-
-
-def _fresh(like: Tensor) -> Tensor:
-    """An uninitialised tensor. Large ones are new memory, whose first touch costs more than the kernel.
-
-    Huge pages halve that; the advice is without effect where the system does not give them.
-    """
-    t = torch.empty_like(like)
-    if t.nbytes >= FRESH_BYTES:
-        _library().groupnorm_prefer_huge_pages(t.data_ptr(), t.nbytes)
-    return t
 
 
 @functools.lru_cache(maxsize=4096)
@@ -234,7 +221,6 @@ def _library() -> ctypes.CDLL:
         "groupnorm_forward": [*[pointer] * 9, ctypes.c_double, ctypes.c_int],
         "groupnorm_backward": [*[pointer] * 11, ctypes.c_int],
         "groupnorm_use_threads_of": [pointer],
-        "groupnorm_prefer_huge_pages": [pointer, ctypes.c_size_t],
     }
     for name, types in arguments.items():
         function = getattr(library, name)
