@@ -117,7 +117,7 @@ def test_killed_workers_are_recorded_and_tried_again(unbroken, tmp_path):
 
 
 def test_interrupt_says_how_to_go_on(tmp_path):
-    process = groupnorm("compare", *SWEEP, "--out", tmp_path)
+    process = groupnorm("compare", *SWEEP, "--epochs", 200, "--out", tmp_path)
     wait_until(lambda: epochs_recorded(tmp_path) >= 1)
     process.send_signal(signal.SIGINT)
     output, _ = process.communicate(timeout=60)
