@@ -22,10 +22,11 @@ template <class T>
 struct Silu {
     using L = Lanes<accumulator<T>>;
     using V = typename L::V;
-    static V value(V z) { return z * logistic<T>(z); }
+    static V within(V z) { return L::larger(L::splat(-1000), z); }  // below it is 0, which logistic is not quite
+    static V value(V z) { return within(z) * logistic<T>(z); }
     static V gradient(V z, V dy) {
         V s = logistic<T>(z), one = L::splat(1);
-        return dy * (s * L::fma(z, one - s, one));
+        return dy * (s * L::fma(within(z), one - s, one));
     }
 };
 
@@ -51,7 +52,7 @@ struct GeluTanh {
     static V within(V z) { return L::smaller(L::splat(32), L::larger(L::splat(-32), z)); }  // beyond it is 0, and z
     static V value(V z) {
         V c = within(z);
-        return z * logistic<T>(twice_u(c, c * c));
+        return L::larger(L::splat(-32), z) * logistic<T>(twice_u(c, c * c));
     }
     static V gradient(V z, V dy) {
         V c = within(z), square = c * c, one = L::splat(1);

@@ -74,13 +74,18 @@ void sum_distances(const T* x, int64_t rows, int64_t columns, const A* about, A*
         each_column<L::width>(columns, [&](int64_t j, int rest) { step(x + r * columns, 1, j, rest); });
 }
 
-// Sum over n columns.
+// Sum over n columns, which may be many: no more than a few vectors are added in the arithmetic of A.
 template <class A>
-A column_sum(const A* a, int64_t n) {
+double column_sum(const A* a, int64_t n) {
     using L = Lanes<A>;
-    auto sum = L::splat(0);
-    each_column<L::width>(n, [&](int64_t j, int rest) { sum += load<L>(a + j, rest); });
-    return L::sum(sum);
+    constexpr int64_t some = 16 * L::width;
+    double all = 0;
+    for (int64_t i = 0; i < n; i += some) {
+        auto sum = L::splat(0);
+        each_column<L::width>(std::min(some, n - i), [&](int64_t j, int rest) { sum += load<L>(a + i + j, rest); });
+        all += L::sum(sum);
+    }
+    return all;
 }
 
 // total[j] += a[j] * by

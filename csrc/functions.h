@@ -48,7 +48,8 @@ inline Lanes<float>::V about_power_of_two(Lanes<float>::V x) {
 template <class T, class V = typename Lanes<accumulator<T>>::V>
 inline V logistic(V x) {
     using L = Lanes<accumulator<T>>;
-    const V exponent = L::smaller(L::splat(126), x * L::splat(-M_LOG2E)), one = L::splat(1);
+    constexpr int most = sizeof(accumulator<T>) == 4 ? 126 : 1022;  // beyond it a reciprocal is no normal number
+    const V exponent = L::smaller(L::splat(most), x * L::splat(-M_LOG2E)), one = L::splat(1);
     if constexpr (std::is_same_v<T, bfloat16>)
         return L::about_reciprocal(one + about_power_of_two(exponent));
     else

@@ -55,8 +55,11 @@ struct Lanes<float> {
     // Of two numbers the larger or smaller; NaN where the second is NaN.
     static V larger(V a, V b) { return _mm256_max_ps(a, b); }
     static V smaller(V a, V b) { return _mm256_min_ps(a, b); }
-    // v - floor(v), and v * 2^floor(n) for n from -126 to 127
-    static V fraction(V v) { return v - _mm256_floor_ps(v); }
+    // v - floor(v), and v * 2^floor(n) for n up to 127; what is below -126 counts as that
+    static V fraction(V v) {
+        v = larger(splat(-126), v);
+        return v - _mm256_floor_ps(v);
+    }
     static V times_power_of_two(V v, V n) {
         __m256i exponent = _mm256_cvtps_epi32(_mm256_floor_ps(larger(splat(-126), n)));
         return v * _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_add_epi32(exponent, _mm256_set1_epi32(127)), 23));

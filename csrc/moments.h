@@ -38,7 +38,8 @@ struct Moments {
 
 // Of n values near `about`, from the sums of their distances from it and of the squares of these.
 inline Moments from_distances(double n, double about, double sum, double squares) {
-    return {n, about + sum / n, squares - sum * sum / n};
+    const double left = squares - sum * sum / n;
+    return {n, about + sum / n, left < 0 ? 0 : left};  // by rounding; NaN stays
 }
 
 constexpr int64_t CHUNK = 2048;  // elements that the first-level cache holds while they are read twice

@@ -112,7 +112,7 @@ class RowsForward {
         // and lose again, is at most three times the result.
         sum_rows(x, first, shape.columns, sums);
         for (int64_t g = 0; g < shape.groups; g++)
-            std::fill_n(about + g * size, size, column_sum(sums + g * size, size) / (A)(first * size));
+            std::fill_n(about + g * size, size, (A)(column_sum(sums + g * size, size) / (double)(first * size)));
         std::fill_n(sums, shape.padded(), 0);
         std::fill_n(squares, shape.padded(), 0);
         sum_distances(x, rows, shape.columns, about, sums, squares);

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-import math
+import sys
 
 import torch
 import torch.fx
@@ -11,6 +11,7 @@ from torch import Tensor
 
 from groupnorm.errors import (
     ArgumentError,
+    BackendError,
     DivisibilityError,
     DtypeError,
     ShapeError,
@@ -20,9 +21,10 @@ from groupnorm.errors import (
 )
 from groupnorm.ops import dispatch
 from groupnorm.ops.activation import ACTIVATIONS
-from groupnorm.ops.backends import AUTO, Explanation, check_name
+from groupnorm.ops.backends import AUTO, COMPILED, Explanation, check_name
 from groupnorm.ops.masked import masked_statistics
 from groupnorm.ops.spec import Spec, accumulation_dtype, layout_of
+from groupnorm.ops.watched import watched
 
 __all__ = ["ACTIVATIONS", "explain", "group_norm", "group_norm_statistics"]
 
@@ -81,11 +83,11 @@ def group_norm(
 
     Source: Wu & He 2018 (arXiv:1803.08494), eqs. 1, 2, 6 and 7.
     """
-    plain = residual is None and statistics is None and mask is None and out is None
-    if plain and not dispatch.watched(input, weight, bias):
+    plain = residual is None and statistics is None and mask is None and out is None and input is not None
+    if plain and not watched(input, weight, bias):
         grad = dispatch.needs_grad(input, weight, bias)
-        of_weight = None if weight is None else (weight.dtype, weight.shape)
-        of_bias = None if bias is None else (bias.dtype, bias.shape)
+        of_weight = None if weight is None else (weight.device, weight.dtype, weight.shape)
+        of_bias = None if bias is None else (bias.device, bias.dtype, bias.shape)
         kind = input.device, input.dtype, input.shape, layout_of(input)
         try:
             spec, name = _checked(*kind, num_groups, eps, activation, grad, backend, of_weight, of_bias)
@@ -147,6 +149,8 @@ def group_norm_statistics(
     check_eps(eps)
     check_name(backend)
     if mask is not None:
+        if backend in COMPILED:
+            raise BackendError(backend, "statistics of valid positions are composed of ATen's operations")
         mask = checked_mask(mask, input)
         return masked_statistics(input, num_groups, mask, eps)
     return dispatch.group_statistics(input, num_groups, eps, backend=backend)
@@ -194,14 +198,17 @@ def _checked(
     activation: str | None,
     grad: bool,
     backend: str,
-    of_weight: tuple[torch.dtype, torch.Size] | None,
-    of_bias: tuple[torch.dtype, torch.Size] | None,
+    of_weight: tuple[torch.device, torch.dtype, torch.Size] | None,
+    of_bias: tuple[torch.device, torch.dtype, torch.Size] | None,
 ) -> tuple[Spec, str]:
     """What is asked of a backend, and which: checked and chosen once for all calls of a kind, since both take longer
     than the norm of a small tensor.
     """
+    for name, of in (("weight", of_weight), ("bias", of_bias)):
+        if of is not None:
+            check_device(name, of[0], device)
     input = torch.empty(shape, dtype=dtype, device="meta")
-    weight, bias = (None if p is None else torch.empty(p[1], dtype=p[0], device="meta") for p in (of_weight, of_bias))
+    weight, bias = (None if p is None else torch.empty(p[2], dtype=p[1], device="meta") for p in (of_weight, of_bias))
     _check(input, num_groups, weight, bias, eps, activation, backend)
     return dispatch.choose(device, dtype, shape, layout, num_groups, activation, grad, backend)
 
@@ -273,7 +280,7 @@ def check_groups(num_groups: int, num_channels: int) -> None:
 
 def check_eps(eps: float) -> None:
     """Raise unless ``eps`` is a finite number that is not negative, so that var + eps has a square root."""
-    if not isinstance(eps, (int, float)) or not 0 <= eps < math.inf:
+    if not isinstance(eps, (int, float)) or not 0 <= eps <= sys.float_info.max:
         raise ArgumentError(f"eps={eps!r}; expected a finite number >= 0: the default is 1e-5")
 
 
@@ -290,10 +297,13 @@ def check_activation(activation: str | None) -> None:
 
 
 def check_parameters(input: Tensor, weight: Tensor | None, bias: Tensor | None) -> None:
-    """Raise unless scale and shift are ``[C]`` and of the dtype of ``input``, or of that of its statistics."""
+    """Raise unless scale and shift are ``[C]``, where ``input`` is, and of its dtype or of that of its statistics."""
     channels, dtype = input.shape[1], input.dtype
     for name, p in (("weight", weight), ("bias", bias)):
-        if p is None or (p.dtype is dtype and p.dim() == 1 and p.numel() == channels):
+        if p is None:
+            continue
+        check_device(name, p.device, input.device)
+        if p.dtype is dtype and p.dim() == 1 and p.numel() == channels:
             continue
         if p.dim() != 1 or p.numel() != channels:
             raise ShapeError(
@@ -316,16 +326,25 @@ def check_like(name: str, tensor: Tensor, input: Tensor) -> None:
             f"{name} has shape {tuple(tensor.shape)} and the input {tuple(input.shape)}; expected the same: "
             f"nothing is broadcast, use {name}.expand_as(input)"
         )
-    for what in ("dtype", "device"):
-        mine, theirs = getattr(tensor, what), getattr(input, what)
-        if mine != theirs:
-            raise DtypeError(
-                f"{name} has {what} {mine} and the input {theirs}; expected the same: use {name}.to(input)"
-            )
+    if tensor.dtype != input.dtype:
+        raise DtypeError(
+            f"{name} has dtype {tensor.dtype} and the input {input.dtype}; expected the same: use {name}.to(input)"
+        )
+    check_device(name, tensor.device, input.device)
+
+
+def check_device(name: str, device: torch.device, of_input: torch.device) -> None:
+    """Raise unless a tensor is where the input is."""
+    if device != of_input:
+        raise DtypeError(f"{name} is on {device} and the input on {of_input}; expected the same: use {name}.to(input)")
 
 
 def check_out(out: Tensor, *others: Tensor | None) -> None:
-    """Raise where a gradient would have to flow into or through a tensor that is written to."""
+    """Raise where a gradient would have to flow into or through a tensor that is written to, or it may not be."""
+    if out.is_inference() and not torch.is_inference_mode_enabled():
+        raise ArgumentError(
+            "out= was made in inference mode and this is outside of it; expected a normal tensor: use out.clone()"
+        )
     if torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in (out, *others)):
         raise ArgumentError(
             "out= was given and an argument requires a gradient, which has no way through a tensor that is written to; "
@@ -349,6 +368,8 @@ def checked_statistics(statistics: tuple[Tensor, Tensor], input: Tensor, num_gro
             f"statistics have shapes {shapes[0]} and {shapes[1]}; expected {expected}, (N, G), for the input "
             f"{tuple(input.shape)} and num_groups={num_groups}"
         )
+    for t in (mean, rstd):
+        check_device("statistics", t.device, input.device)
     return mean, rstd
 
 

@@ -11,7 +11,7 @@ from backends import by_compiled_backend
 from groupnorm import GroupNorm
 from groupnorm.errors import BackendError
 from groupnorm.functional import group_norm
-from groupnorm.ops.dispatch import watched
+from groupnorm.ops.watched import watched
 from groupnorm.sets import group_set
 
 LARGE = (2, 12, 40, 30)

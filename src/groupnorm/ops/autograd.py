@@ -14,6 +14,7 @@ from torch import Tensor
 from groupnorm.ops import native
 from groupnorm.ops.backends import compiled
 from groupnorm.ops.spec import Spec, arranged
+from groupnorm.ops.watched import watched
 
 Gradient = Tensor | None
 
@@ -50,7 +51,7 @@ class Normalize(torch.autograd.Function):
         of_x, of_residual, of_weight, of_bias = ctx.needs_input_grad[:4]
         needs = (of_x or of_residual, of_weight, of_bias)
         dx, dweight, dbias = None, None, None
-        if dy is not None and torch.is_grad_enabled():
+        if dy is not None and _looked_into(dy):
             dx, dweight, dbias = _composed(
                 lambda x, w, b: native.group_norm(x, spec.groups, w, b, eps, spec.activation),
                 (x, weight, bias),
@@ -90,7 +91,8 @@ class Apply(torch.autograd.Function):
         x, mean, rstd, weight, bias = ctx.saved_tensors
         spec, backend = ctx.call
         needs = ctx.needs_input_grad[:5]
-        if torch.is_grad_enabled():
+        # With rstd = 0 the sums over g * xhat do not tell those over g * (x - mean).
+        if _looked_into(dy) or (needs[2] and bool((rstd == 0).any())):
             gradients = _composed(
                 lambda x, m, r, w, b: native.group_norm(x, spec.groups, w, b, 0.0, spec.activation, (m, r)),
                 (x, mean, rstd, weight, bias),
@@ -114,8 +116,17 @@ def _as(gradient: Gradient, parameter: Tensor | None) -> Gradient:
     return gradient.to(parameter.dtype)
 
 
+def _looked_into(dy: Tensor) -> bool:
+    """Whether the gradients are to be differentiated again, or ``dy`` is more than numbers in memory."""
+    has_no_memory = dy._is_zerotensor() or torch._C._functorch.is_legacy_batchedtensor(dy)
+    return torch.is_grad_enabled() or watched(dy) or has_no_memory
+
+
 def _composed(function: Any, inputs: tuple[Tensor | None, ...], needs: tuple[bool, ...], dy: Tensor) -> list[Gradient]:
-    """Gradients that can be differentiated again."""
+    """Gradients by ATen's operations, which can be differentiated again where that is wanted."""
+    again = torch.is_grad_enabled()
     wanted = [t for t, need in zip(inputs, needs, strict=True) if need and t is not None]
-    found = iter(torch.autograd.grad(function(*inputs), wanted, dy, create_graph=True))
+    with torch.enable_grad():
+        y = function(*inputs)
+    found = iter(torch.autograd.grad(y, wanted, dy, create_graph=again))
     return [next(found) if need and t is not None else None for t, need in zip(inputs, needs, strict=True)]

@@ -99,7 +99,7 @@ def forward(
     y = torch.empty_like(x) if out is None else out
     mean, rstd = statistics or (None, None)
     if mean is None and spec.needs_grad:
-        mean, rstd = torch.empty(shape, dtype=dtype), torch.empty(shape, dtype=dtype)
+        mean, rstd = x.new_empty(shape, dtype=dtype), x.new_empty(shape, dtype=dtype)
     weight, bias = _parameter(weight, dtype), _parameter(bias, dtype)
     _library().groupnorm_forward(
         problem,
@@ -120,7 +120,7 @@ def forward(
 def statistics(spec: Spec, x: Tensor, eps: float) -> Statistics:
     """The protocol of :mod:`groupnorm.ops.backends`."""
     problem, dtype, shape = _problem(spec, torch.get_num_threads())
-    mean, rstd = torch.empty(shape, dtype=dtype), torch.empty(shape, dtype=dtype)
+    mean, rstd = x.new_empty(shape, dtype=dtype), x.new_empty(shape, dtype=dtype)
     _library().groupnorm_forward(
         problem, x.data_ptr(), None, None, None, None, mean.data_ptr(), rstd.data_ptr(), None, eps, False
     )
@@ -142,9 +142,9 @@ def backward(
     """The protocol of :mod:`groupnorm.ops.backends`."""
     problem, dtype, shape = _problem(spec, torch.get_num_threads())
     dx = torch.empty_like(x) if needs[0] else None
-    dweight = torch.empty(spec.channels, dtype=dtype) if needs[1] else None
-    dbias = torch.empty(spec.channels, dtype=dtype) if needs[2] else None
-    sums = torch.empty((2, *shape), dtype=dtype) if fixed else None
+    dweight = x.new_empty(spec.channels, dtype=dtype) if needs[1] else None
+    dbias = x.new_empty(spec.channels, dtype=dtype) if needs[2] else None
+    sums = x.new_empty((2, *shape), dtype=dtype) if fixed else None
     weight, bias = _parameter(weight, dtype), _parameter(bias, dtype)
     _library().groupnorm_backward(
         problem,

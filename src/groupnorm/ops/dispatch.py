@@ -7,8 +7,6 @@ from typing import cast
 
 import torch
 from torch import Tensor
-from torch._subclasses.fake_tensor import FakeTensor
-from torch.autograd import forward_ad
 
 from groupnorm.errors import BackendError
 from groupnorm.ops import library, native, reference
@@ -16,11 +14,10 @@ from groupnorm.ops.activation import activate
 from groupnorm.ops.autograd import Apply, Normalize
 from groupnorm.ops.backends import AUTO, COMPILED, COMPOSED, Explanation, compiled, explain, resolve
 from groupnorm.ops.spec import CONTIGUOUS, Spec, accumulation_dtype, arranged, layout_of
+from groupnorm.ops.watched import transformed, watched
 from groupnorm.sets import group_set
 
 Statistics = tuple[Tensor, Tensor]
-
-_PLAIN = (Tensor, torch.nn.Parameter, FakeTensor, type(None))
 
 
 def group_norm(
@@ -37,7 +34,7 @@ def group_norm(
     backend: str = AUTO,
 ) -> Tensor:
     """Group norm of ``x + residual``, with the activation."""
-    if watched(x, weight, bias):
+    if watched(x, weight, bias, residual, *(statistics or ())):
         total = x if residual is None else x + residual
         y = _recorded(total, groups, weight, bias, eps, activation, statistics, backend)
         return _delivered(y, out)
@@ -58,12 +55,15 @@ def group_norm(
     elif grad:
         y = Normalize.apply(x, residual, weight, bias, spec, eps, name)
         return cast(Tensor, y if residual is None else y[0])
-    to = out if out is not None and layout_of(out) == spec.layout else None
+    given = x, residual, weight, bias, *(statistics or ())
+    to = out if out is not None and layout_of(out) == spec.layout and not _in_the_way(out, given) else None
     if to is None and residual is not None:
         to = torch.empty_like(x)
     y, _, _ = compiled(name).forward(
         spec, x, weight, bias, eps, residual=residual, total=to, statistics=statistics, out=to
     )
+    if to is out is not None:
+        torch.autograd.graph.increment_version(out)  # whoever keeps it for a backward pass is to notice
     return _delivered(y, out)
 
 
@@ -83,6 +83,9 @@ def group_statistics(x: Tensor, groups: int, eps: float, *, backend: str = AUTO)
     """``(mean, rstd)`` of each group, ``[N, G]``."""
     grad = torch.is_grad_enabled() and x.requires_grad
     if watched(x) or grad:
+        if backend in COMPILED:
+            why = "statistics that need gradients, or that something looks into, are composed of ATen's operations"
+            raise BackendError(backend, why)
         return native.group_statistics(x, groups, eps)
     spec, name = choose(x.device, x.dtype, x.shape, layout_of(x), groups, None, False, backend)
     if name in COMPOSED:
@@ -95,28 +98,6 @@ def explanation(x: Tensor, groups: int, activation: str | None, backend: str) ->
     layout = layout_of(x) or CONTIGUOUS
     spec = Spec(x.device.type, x.dtype, tuple(x.shape), layout, groups, activation, x.requires_grad)
     return explain(spec, backend)
-
-
-def watched(*tensors: Tensor | None) -> bool:
-    """Whether something looks into the operations on tensors, and kernels would be a hole in what it sees."""
-    return (
-        torch.compiler.is_compiling()
-        or transformed(*tensors)
-        or type(tensors[0]) is FakeTensor
-        or torch._C._len_torch_dispatch_stack() > 0
-    )
-
-
-def transformed(*tensors: Tensor | None) -> bool:
-    """Whether it has to see the operations of ATen: ``torch.func``, forward mode, a trace, a subclass of tensors."""
-    if torch._C._are_functorch_transforms_active():
-        return True
-    if torch.compiler.is_compiling():
-        return False
-    for t in tensors:
-        if type(t) not in _PLAIN:
-            return True
-    return forward_ad._current_level >= 0 or torch._C._get_tracing_state() is not None
 
 
 def _recorded(
@@ -199,6 +180,16 @@ def choose(
     """What is asked of a backend, and which; an input in neither layout is made contiguous."""
     spec = Spec(device.type, dtype, tuple(shape), layout or CONTIGUOUS, groups, activation, grad)
     return spec, resolve(spec, backend)
+
+
+def _in_the_way(out: Tensor, given: tuple[Tensor | None, ...]) -> bool:
+    """Whether writing to ``out`` would overwrite what is still to be read: all but one and the same tensor."""
+    begin, end = out.data_ptr(), out.data_ptr() + out.nbytes
+    return any(
+        t.data_ptr() < end and begin < t.data_ptr() + t.nbytes and (t.data_ptr(), t.nbytes) != (begin, out.nbytes)
+        for t in given
+        if t is not None
+    )
 
 
 def _delivered(y: Tensor, out: Tensor | None) -> Tensor:

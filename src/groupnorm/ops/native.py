@@ -43,7 +43,9 @@ def group_norm(
             return group_norm(x, groups, weight, bias, eps, activation, statistics)
     if statistics is not None:
         return activate(_apply(x, *statistics, weight, bias).to(x.dtype), activation)
-    if device != "cpu" and any(p is not None and p.dtype != x.dtype for p in (weight, bias)):  # which ATen refuses
+    if weight is not None and bias is not None and weight.dtype != bias.dtype:  # which ATen refuses
+        weight, bias = (p.to(accumulation_dtype(x.dtype)) for p in (weight, bias))
+    if device != "cpu" and any(p is not None and p.dtype != x.dtype for p in (weight, bias)):  # and this
         y = torch.group_norm(x.to(accumulation_dtype(x.dtype)), groups, weight, bias, eps).to(x.dtype)
     else:
         y = torch.group_norm(x, groups, weight, bias, eps)
