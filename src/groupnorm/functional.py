@@ -136,7 +136,8 @@ def group_norm_statistics(
         num_groups: number of groups ``G``; divides ``C``.
         eps: added to the biased variance, inside the square root; not negative. Default: 1e-5.
         mask: as of :func:`group_norm`.
-        backend: as of :func:`group_norm`.
+        backend: as of :func:`group_norm`. With a mask, and where gradients are needed, statistics are composed of
+            ATen's operations, and a compiled backend that is named raises.
 
     Returns:
         ``(mean, rstd)``, ``[N, G]`` each, in float32, or float64 for float64 inputs. Gradients flow through them.
