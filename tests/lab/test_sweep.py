@@ -22,7 +22,13 @@ SWEEP = ["--norms", "bn,gn,in", "--batch-sizes", "16,4", *SMALL]
 def groupnorm(*arguments, **options):
     command = [sys.executable, "-m", "groupnorm.lab.cli", *map(str, arguments)]
     return subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True, **options
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a shell's background jobs ignore it
+        **options,
     )
 
 
