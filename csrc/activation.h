@@ -35,10 +35,11 @@ template <class T>
 struct Gelu {
     using L = Lanes<accumulator<T>>;
     using V = typename L::V;
-    static V value(V z) { return z * normal(z).below; }
+    static V above(V z) { return L::larger(L::splat(-1000), z); }  // where all is 0, which normal is not quite
+    static V value(V z) { return above(z) * normal(z).below; }
     static V gradient(V z, V dy) {
         auto at = normal(z);
-        return dy * L::fma(z, at.density, at.below);
+        return dy * L::fma(L::smaller(L::splat(1000), above(z)), at.density, at.below);
     }
 };
 

@@ -1,5 +1,4 @@
-// The kernels for one type of element, ELEMENT. Compiled once for each, and for each instruction set that matters to
-// it.
+// The kernels for one type of element, ELEMENT. Compiled for each, and for each instruction set that matters to it.
 #include "activation.h"
 #include "kernels.h"
 #include "lines.h"

@@ -5,18 +5,21 @@
 
 #include "lanes.h"
 
+// The coefficients begin with that of the highest power.
+template <class L, class... Lower>
+inline typename L::V polynomial(typename L::V x, float highest, Lower... lower) {
+    typename L::V p = L::splat(highest);
+    ((p = L::fma(p, x, L::splat(lower))), ...);
+    return p;
+}
+
 // 2^x for x <= 127, to an ulp of e^x where that is not tiny; below 2^-126 it is about 0. NaN stays NaN. The polynomial
 // is 2^f for f from 0 to 1, fitted for the least relative error, 2e-9.
 inline Lanes<float>::V power_of_two(Lanes<float>::V x) {
     using L = Lanes<float>;
     L::V f = L::fraction(x);
-    L::V p = L::splat(0.00021702254889532924f);
-    p = L::fma(p, f, L::splat(0.0012439688434824347f));
-    p = L::fma(p, f, L::splat(0.009678840637207031f));
-    p = L::fma(p, f, L::splat(0.055483341217041016f));
-    p = L::fma(p, f, L::splat(0.24022983014583588f));
-    p = L::fma(p, f, L::splat(0.6931470036506653f));
-    p = L::fma(p, f, L::splat(1.0f));
+    L::V p = polynomial<L>(f, 0.00021702254889532924f, 0.0012439688434824347f, 0.009678840637207031f,
+                           0.055483341217041016f, 0.24022983014583588f, 0.6931470036506653f, 1.0f);
     return L::times_power_of_two(p, x);
 }
 
@@ -37,10 +40,7 @@ inline Lanes<double>::V power_of_two(Lanes<double>::V x) {
 inline Lanes<float>::V about_power_of_two(Lanes<float>::V x) {
     using L = Lanes<float>;
     L::V f = L::fraction(x);
-    L::V p = L::splat(0.07802453f);
-    p = L::fma(p, f, L::splat(0.22606714f));
-    p = L::fma(p, f, L::splat(0.69583356f));
-    p = L::fma(p, f, L::splat(0.9999252f));
+    L::V p = polynomial<L>(f, 0.07802453f, 0.22606714f, 0.69583356f, 0.9999252f);
     return L::times_power_of_two(p, x);
 }
 
@@ -68,16 +68,8 @@ inline Normal<Lanes<float>::V> normal(Lanes<float>::V x) {
     L::V a = L::magnitude(x), one = L::splat(1.0f);
     L::V e = power_of_two(a * a * L::splat(-0.5f * (float)M_LOG2E));
     L::V t = L::reciprocal(L::fma(a, L::splat(0.26f), one));
-    L::V p = L::splat(0.03392564f);
-    p = L::fma(p, t, L::splat(-0.17051573f));
-    p = L::fma(p, t, L::splat(0.2909748f));
-    p = L::fma(p, t, L::splat(-0.20080088f));
-    p = L::fma(p, t, L::splat(0.20010845f));
-    p = L::fma(p, t, L::splat(0.031212762f));
-    p = L::fma(p, t, L::splat(0.10947967f));
-    p = L::fma(p, t, L::splat(0.10171587f));
-    p = L::fma(p, t, L::splat(0.10390656f));
-    p = L::fma(p, t, L::splat(-7.16346e-06f));
+    L::V p = polynomial<L>(t, 0.03392564f, -0.17051573f, 0.2909748f, -0.20080088f, 0.20010845f, 0.031212762f,
+                           0.10947967f, 0.10171587f, 0.10390656f, -7.16346e-06f);
     L::V tail = p * e;
     return {L::choose_negative(x, tail, one - tail), e * L::splat(0.398942280401432678f)};
 }

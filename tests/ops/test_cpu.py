@@ -167,8 +167,9 @@ assert os.waitstatus_to_exitcode(os.wait()[1]) == 0
 @needs_cpu
 @pytest.mark.skipif(torch.backends.cpu.get_cpu_capability() == "AVX2", reason="AVX2 is what all other tests run")
 def test_the_kernels_for_avx2_pass_the_same_tests() -> None:
-    tests = ["tests/test_functional.py", "tests/ops/test_fused.py", "tests/ops/test_cpu.py"]
-    command = [sys.executable, "-m", "pytest", "-q", "-x", *tests, "-k", "cpu and not avx2 and not 31_bits"]
+    tests = ["tests/test_functional.py", *(f"tests/ops/test_{name}.py" for name in ("fused", "cpu", "attacks"))]
+    these = "(cpu or far_out or constant) and not avx2 and not 31_bits"
+    command = [sys.executable, "-m", "pytest", "-q", "-x", *tests, "-k", these]
     environment = {**os.environ, "ATEN_CPU_CAPABILITY": "avx2"}
     for name in [name for name in environment if name.startswith("PYTEST_XDIST")]:
         del environment[name]

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from groupnorm import functional
+from groupnorm.checks import check_eps, check_input, check_integer
 from groupnorm.errors import ArgumentError, RecomputationError, ShapeError, SingleElementError
 from groupnorm.ops.moments import map_moments, per_map, pool
 from groupnorm.ops.reference import affine, per_channel
@@ -45,7 +45,7 @@ class SampleNorm(nn.Module):
     ) -> None:
         super().__init__()
         check_count("num_channels", num_channels)
-        functional.check_eps(eps)
+        check_eps(eps)
         self.num_channels, self.eps, self.affine = num_channels, eps, affine
         for name, wanted in (("weight", affine), ("bias", affine and bias)):
             empty = torch.empty(num_channels, device=device, dtype=dtype) if wanted else None
@@ -103,7 +103,7 @@ class BatchTypeNorm(_BatchNorm):
         dtype: torch.dtype | None = None,
     ) -> None:
         check_count("num_features", num_features)
-        functional.check_eps(eps)
+        check_eps(eps)
         check_fraction("momentum", momentum)
         super().__init__(num_features, eps, momentum, affine, device=device, dtype=dtype)
         self._least_momentum = 0.0
@@ -189,7 +189,7 @@ def upcast(x: Tensor) -> Tensor:
 
 def check_count(name: str, value: int) -> None:
     """Raise unless ``value`` is an integer of at least 1."""
-    functional.check_integer(name, value)
+    check_integer(name, value)
     if value < 1:
         raise ArgumentError(f"{name}={value}; expected at least 1")
 
@@ -208,7 +208,7 @@ def check_fraction(name: str, value: float | None) -> None:
 
 def check_channels(input: Tensor, num_channels: int) -> None:
     """Raise unless ``input`` is a floating point tensor ``[N, num_channels, *]``."""
-    functional.check_input(input)
+    check_input(input)
     if input.shape[1] != num_channels:
         raise ShapeError(
             f"input has shape {tuple(input.shape)}, {input.shape[1]} channels; expected (N, C, *) with "

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from groupnorm.functional import check_group_elements, check_groups
+from groupnorm.checks import check_group_elements, check_groups
 from groupnorm.nn.base import BatchTypeNorm, check_count
 from groupnorm.ops.moments import map_moments, per_map, pool
 from groupnorm.ops.reference import affine

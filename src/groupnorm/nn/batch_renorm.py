@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from groupnorm.checks import check_integer
 from groupnorm.errors import ArgumentError
-from groupnorm.functional import check_integer
 from groupnorm.nn.base import BatchTypeNorm, check_several, move, refuse_recomputation, upcast
 from groupnorm.ops.moments import map_moments, pool
 from groupnorm.ops.reference import per_channel

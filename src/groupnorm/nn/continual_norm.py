@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import Tensor
 
-from groupnorm.functional import check_group_elements, check_groups
+from groupnorm.checks import check_group_elements, check_groups
 from groupnorm.nn.base import BatchTypeNorm, check_count
 from groupnorm.ops.moments import map_moments, per_map, pool
 from groupnorm.sets import group_set

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from groupnorm import functional
+from groupnorm.checks import check_integer
 from groupnorm.errors import ArgumentError, WiringError
 from groupnorm.nn.base import BatchTypeNorm, check_count, check_several, refuse_recomputation
 from groupnorm.ops.moments import map_moments, per_map, pool
@@ -84,7 +84,7 @@ class CrossIterationBatchNorm(BatchTypeNorm):
         **options: Any,
     ) -> None:
         check_count("window", window)
-        functional.check_integer("burn_in_steps", burn_in_steps)
+        check_integer("burn_in_steps", burn_in_steps)
         super().__init__(num_features, eps, momentum, affine, **options)
         self.window, self.burn_in_steps = window, burn_in_steps
         self._burn_in = burn_in_steps

@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from groupnorm.checks import check_groups
 from groupnorm.errors import SingleElementError
-from groupnorm.functional import check_groups
 from groupnorm.nn.base import SampleNorm, check_flag
 from groupnorm.ops.moments import map_moments, per_map, pool
 from groupnorm.ops.reference import per_channel

@@ -11,8 +11,8 @@ from typing import Any
 
 from torch import nn
 
+from groupnorm.checks import check_activation
 from groupnorm.errors import ArgumentError, DivisibilityError, UnknownNameError
-from groupnorm.functional import check_activation
 from groupnorm.nn.activation import ACTIVATION_MODULES
 from groupnorm.nn.catalog import CATALOG
 from groupnorm.nn.group_norm import GroupNorm

@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from groupnorm.checks import check_groups
 from groupnorm.errors import ArgumentError
-from groupnorm.functional import check_groups
 from groupnorm.nn.base import BatchTypeNorm, check_count, check_several, upcast
 from groupnorm.ops.moments import map_moments, per_map, pool
 from groupnorm.sets import ALL, EACH, Blocks, SharedSet, batch_set, general_set

@@ -9,6 +9,7 @@ import torch.fx
 from torch import Tensor, nn
 
 from groupnorm import functional
+from groupnorm.checks import check_activation, check_eps, check_group_elements, check_groups, check_integer
 from groupnorm.errors import ArgumentError, DivisibilityError
 from groupnorm.nn.base import check_channels
 from groupnorm.ops.backends import AUTO, check_name
@@ -73,15 +74,15 @@ class GroupNorm(nn.GroupNorm):
         backend: str = AUTO,
     ) -> None:
         if num_channels is not None:
-            functional.check_integer("num_channels", num_channels)
+            check_integer("num_channels", num_channels)
         if num_channels is None or num_channels < 1:
             raise ArgumentError(
                 f"num_channels={num_channels}; expected the number of channels of the input, at least 1, "
                 f"as in GroupNorm(32, 256) or GroupNorm(num_channels=256, group_size=16)"
             )
         num_groups = _resolve_groups(num_groups, group_size, num_channels)
-        functional.check_eps(eps)
-        functional.check_activation(activation)
+        check_eps(eps)
+        check_activation(activation)
         check_name(backend)
         super().__init__(num_groups, num_channels, eps, affine, device, dtype)
         if not bias:  # torch 2.11 has no bias= to pass on
@@ -137,7 +138,7 @@ def _check(input: Tensor, num_channels: int, num_groups: int, training: bool) ->
     """Raise when the input is not what the module was made for."""
     check_channels(input, num_channels)
     if training:
-        functional.check_group_elements(input.shape, num_groups)
+        check_group_elements(input.shape, num_groups)
 
 
 def _resolve_groups(num_groups: int | None, group_size: int | None, num_channels: int) -> int:
@@ -148,10 +149,10 @@ def _resolve_groups(num_groups: int | None, group_size: int | None, num_channels
             f"as in GroupNorm(32, {num_channels}) or GroupNorm(num_channels={num_channels}, group_size=16)"
         )
     if num_groups is not None:
-        functional.check_groups(num_groups, num_channels)
+        check_groups(num_groups, num_channels)
         return num_groups
     assert group_size is not None
-    functional.check_integer("group_size", group_size)
+    check_integer("group_size", group_size)
     if group_size < 1:
         raise ArgumentError(f"group_size={group_size}; expected at least 1 channel per group")
     if num_channels % group_size:

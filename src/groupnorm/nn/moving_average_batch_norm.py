@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from groupnorm.checks import check_integer
 from groupnorm.errors import ArgumentError, SingleElementError
-from groupnorm.functional import check_integer
 from groupnorm.nn.base import BatchTypeNorm, check_count, refuse_recomputation, upcast
 from groupnorm.ops.moments import second_moment
 from groupnorm.ops.reference import per_channel

@@ -6,8 +6,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
+from groupnorm.checks import check_eps
 from groupnorm.errors import ArgumentError, SingleElementError
-from groupnorm.functional import check_eps
 from groupnorm.nn.base import upcast
 
 __all__ = [

@@ -7,8 +7,8 @@ import math
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from groupnorm.checks import check_input
 from groupnorm.errors import ArgumentError, ShapeError
-from groupnorm.functional import check_input
 from groupnorm.nn.base import check_count, upcast
 
 _POOLS = {3: F.avg_pool1d, 4: F.avg_pool2d, 5: F.avg_pool3d}

@@ -1,0 +1,166 @@
+"""What the arguments of a normalisation have to be; each error tells the value, what was expected and the remedy."""
+
+from __future__ import annotations
+
+import sys
+
+import torch
+from torch import Tensor
+
+from groupnorm.errors import (
+    ArgumentError,
+    DivisibilityError,
+    DtypeError,
+    ShapeError,
+    SingleElementError,
+    UnknownNameError,
+    divisors,
+)
+from groupnorm.ops.activation import ACTIVATIONS
+from groupnorm.ops.spec import accumulation_dtype
+
+
+def check_input(input: Tensor) -> None:
+    """Raise unless ``input`` is a floating point tensor ``[N, C, *]``."""
+    if not isinstance(input, Tensor):
+        raise DtypeError(f"input is of type {type(input).__name__}; expected a torch.Tensor: use torch.as_tensor(x)")
+    if input.dim() < 2:
+        raise ShapeError(
+            f"input has shape {tuple(input.shape)}, rank {input.dim()}; expected (N, C, *) with at least two "
+            f"axes: add the batch axis with x.unsqueeze(0)"
+        )
+    if not input.is_floating_point():
+        remedy = "normalise x.real and x.imag" if input.is_complex() else "convert it with x.float()"
+        raise DtypeError(f"input has dtype {input.dtype}; expected a floating point dtype: {remedy}")
+
+
+def check_groups(num_groups: int, num_channels: int) -> None:
+    """Raise unless ``num_channels`` splits into ``num_groups`` equal groups."""
+    check_integer("num_groups", num_groups)
+    if num_groups < 1:
+        raise ArgumentError(f"num_groups={num_groups}; expected at least 1 (1 is layer norm over C, H, W)")
+    if num_channels % num_groups:
+        raise DivisibilityError(num_channels, num_groups)
+
+
+def check_eps(eps: float) -> None:
+    """Raise unless ``eps`` is a finite number that is not negative, so that var + eps has a square root."""
+    if not isinstance(eps, (int, float)) or not 0 <= eps <= sys.float_info.max:
+        raise ArgumentError(f"eps={eps!r}; expected a finite number >= 0: the default is 1e-5")
+
+
+def check_integer(name: str, value: object) -> None:
+    """Raise unless ``value`` is an integer."""
+    if not isinstance(value, (int, torch.SymInt)) or isinstance(value, bool):
+        raise ArgumentError(f"{name}={value!r} is of type {type(value).__name__}; expected an integer: use int(...)")
+
+
+def check_activation(activation: str | None) -> None:
+    """Raise unless ``activation`` is None or one of :data:`ACTIVATIONS`."""
+    if activation is not None and not (isinstance(activation, str) and activation in ACTIVATIONS):
+        raise UnknownNameError("activation", str(activation), ACTIVATIONS)
+
+
+def check_parameters(input: Tensor, weight: Tensor | None, bias: Tensor | None) -> None:
+    """Raise unless scale and shift are ``[C]``, where ``input`` is, and of its dtype or of that of its statistics."""
+    channels, dtype = input.shape[1], input.dtype
+    for name, p in (("weight", weight), ("bias", bias)):
+        if p is None:
+            continue
+        check_device(name, p.device, input.device)
+        if p.dtype is dtype and p.dim() == 1 and p.numel() == channels:
+            continue
+        if p.dim() != 1 or p.numel() != channels:
+            raise ShapeError(
+                f"{name} has shape {tuple(p.shape)}; expected ({channels},), "
+                f"one value for each channel of the input {tuple(input.shape)}"
+            )
+        wide = accumulation_dtype(dtype)
+        if p.dtype != wide:
+            expected = str(dtype) if wide == dtype else f"{dtype} or {wide}"
+            raise DtypeError(
+                f"{name} has dtype {p.dtype} and the input {dtype}; expected {name} of {expected}: "
+                f"convert one of the two with .to(dtype)"
+            )
+
+
+def check_like(name: str, tensor: Tensor, input: Tensor) -> None:
+    """Raise unless a tensor has shape, dtype and device of ``input``."""
+    if tensor.shape != input.shape:
+        raise ShapeError(
+            f"{name} has shape {tuple(tensor.shape)} and the input {tuple(input.shape)}; expected the same: "
+            f"nothing is broadcast, use {name}.expand_as(input)"
+        )
+    if tensor.dtype != input.dtype:
+        raise DtypeError(
+            f"{name} has dtype {tensor.dtype} and the input {input.dtype}; expected the same: use {name}.to(input)"
+        )
+    check_device(name, tensor.device, input.device)
+
+
+def check_device(name: str, device: torch.device, of_input: torch.device) -> None:
+    """Raise unless a tensor is where the input is."""
+    if device != of_input:
+        raise DtypeError(f"{name} is on {device} and the input on {of_input}; expected the same: use {name}.to(input)")
+
+
+def check_out(out: Tensor, *others: Tensor | None) -> None:
+    """Raise where a gradient would have to flow into or through a tensor that is written to, or it may not be."""
+    if out.is_inference() and not torch.is_inference_mode_enabled():
+        raise ArgumentError(
+            "out= was made in inference mode and this is outside of it; expected a normal tensor: use out.clone()"
+        )
+    if torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in (out, *others)):
+        raise ArgumentError(
+            "out= was given and an argument requires a gradient, which has no way through a tensor that is written to; "
+            "expected no gradient: leave out= away, or call it under torch.no_grad()"
+        )
+
+
+def checked_statistics(statistics: tuple[Tensor, Tensor], input: Tensor, num_groups: int) -> tuple[Tensor, Tensor]:
+    """``(mean, rstd)``, if that is what it is."""
+    try:
+        mean, rstd = statistics
+        shapes = [tuple(t.shape) for t in (mean, rstd)]
+    except (TypeError, ValueError, AttributeError):
+        raise ArgumentError(
+            f"statistics is {statistics!r}; expected (mean, rstd), two tensors: "
+            f"use group_norm_statistics(x, num_groups)"
+        ) from None
+    expected = (input.shape[0], num_groups)
+    if shapes != [expected, expected]:
+        raise ShapeError(
+            f"statistics have shapes {shapes[0]} and {shapes[1]}; expected {expected}, (N, G), for the input "
+            f"{tuple(input.shape)} and num_groups={num_groups}"
+        )
+    for t in (mean, rstd):
+        check_device("statistics", t.device, input.device)
+    return mean, rstd
+
+
+def checked_mask(mask: Tensor, input: Tensor) -> Tensor:
+    """A mask ``[N, *]`` as ``[N, 1, *]``."""
+    if mask.dtype != torch.bool:
+        raise DtypeError(f"mask has dtype {mask.dtype}; expected torch.bool, True where valid: use mask.bool()")
+    expected = (input.shape[0], *input.shape[2:])
+    fits = mask.dim() == len(expected) and all(m in (1, e) for m, e in zip(mask.shape, expected, strict=True))
+    if not fits:
+        raise ShapeError(
+            f"mask has shape {tuple(mask.shape)}; expected {expected}, the axes of the input {tuple(input.shape)} "
+            f"without the channels, or 1 for any of them"
+        )
+    return mask.unsqueeze(1)
+
+
+def check_group_elements(shape: torch.Size, num_groups: int) -> None:
+    """Raise when each group of an input of ``shape`` has a single element, so that the output is constant."""
+    elements = shape[1] // num_groups
+    for length in shape[2:]:
+        elements *= length
+    if elements == 1:
+        fewer = [d for d in divisors(shape[1]) if d < num_groups]
+        remedy = f"num_groups from {fewer}, or larger feature maps" if fewer else "larger feature maps"
+        raise SingleElementError(
+            f"input {tuple(shape)} with num_groups={num_groups} has 1 element per group, so the output is the "
+            f"bias whatever the input; expected at least 2: use {remedy}"
+        )
