@@ -21,11 +21,12 @@ from groupnorm.checks import (
     checked_statistics,
 )
 from groupnorm.errors import BackendError
-from groupnorm.ops import dispatch
+from groupnorm.ops import dispatch, native
 from groupnorm.ops.activation import ACTIVATIONS
 from groupnorm.ops.backends import AUTO, COMPILED, Explanation, check_name
+from groupnorm.ops.dispatch import compute, needs_grad
 from groupnorm.ops.masked import masked_statistics
-from groupnorm.ops.spec import Spec, layout_of
+from groupnorm.ops.spec import CONTIGUOUS, Spec, layout_of
 from groupnorm.ops.watched import watched
 
 __all__ = ["ACTIVATIONS", "explain", "group_norm", "group_norm_statistics"]
@@ -87,16 +88,20 @@ def group_norm(
     """
     plain = residual is None and statistics is None and mask is None and out is None and input is not None
     if plain and not watched(input, weight, bias):
-        grad = dispatch.needs_grad(input, weight, bias)
+        grad = needs_grad(input, weight, bias)
         of_weight = None if weight is None else (weight.device, weight.dtype, weight.shape)
         of_bias = None if bias is None else (bias.device, bias.dtype, bias.shape)
-        kind = input.device, input.dtype, input.shape, layout_of(input)
+        layout = CONTIGUOUS if input.is_contiguous() else layout_of(input)
+        kind = input.device, input.dtype, input.shape, layout
         try:
             spec, name = _checked(*kind, num_groups, eps, activation, grad, backend, of_weight, of_bias)
         except TypeError:  # not hashable, so one of the arguments is wrong: it is told below
             pass
         else:
-            return dispatch.compute(spec, name, input, weight, bias, eps)
+            x = input if layout else input.contiguous()
+            if name == "native":
+                return native.group_norm(x, num_groups, weight, bias, eps, activation)
+            return compute(spec, name, x, weight, bias, eps)
     _check(input, num_groups, weight, bias, eps, activation, backend)
     if residual is not None:
         check_like("residual", residual, input)

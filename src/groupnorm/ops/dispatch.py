@@ -6,7 +6,7 @@ import functools
 from typing import cast
 
 import torch
-from torch import Tensor
+from torch import Tensor, is_grad_enabled
 
 from groupnorm.errors import BackendError
 from groupnorm.ops import library, native, reference
@@ -68,11 +68,8 @@ def group_norm(
 
 
 def compute(spec: Spec, name: str, x: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float) -> Tensor:
-    """Group norm of ``x`` as chosen by :func:`choose`, where nothing looks into it."""
-    x = arranged(x, spec.layout)
-    if name == "native":
-        return native.group_norm(x, spec.groups, weight, bias, eps, spec.activation)
-    if name == "reference":
+    """Group norm of ``x``, in the layout of the spec, as chosen by :func:`choose`, where nothing looks into it."""
+    if name in COMPOSED:
         return _composed(name, x, spec.groups, weight, bias, eps, spec.activation, None)
     if spec.needs_grad:
         return cast(Tensor, Normalize.apply(x, None, weight, bias, spec, eps, name))
@@ -81,7 +78,7 @@ def compute(spec: Spec, name: str, x: Tensor, weight: Tensor | None, bias: Tenso
 
 def group_statistics(x: Tensor, groups: int, eps: float, *, backend: str = AUTO) -> Statistics:
     """``(mean, rstd)`` of each group, ``[N, G]``."""
-    grad = torch.is_grad_enabled() and x.requires_grad
+    grad = is_grad_enabled() and x.requires_grad
     if watched(x) or grad:
         if backend in COMPILED:
             why = "statistics that need gradients, or that something looks into, are composed of ATen's operations"
@@ -161,9 +158,11 @@ def _composed(
 
 def needs_grad(*tensors: Tensor | None) -> bool:
     """Whether a backward pass may follow."""
-    if not torch.is_grad_enabled():
-        return False
-    return any([t is not None and t.requires_grad for t in tensors])  # noqa: C419 - a generator takes twice the time
+    if is_grad_enabled():
+        for t in tensors:
+            if t is not None and t.requires_grad:
+                return True
+    return False
 
 
 @functools.lru_cache(maxsize=4096)

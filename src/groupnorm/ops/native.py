@@ -5,7 +5,8 @@ from __future__ import annotations
 import functools
 
 import torch
-from torch import Tensor
+from torch import Tensor, is_autocast_enabled
+from torch import group_norm as aten_group_norm
 
 from groupnorm.ops.activation import activate, activation_gradient
 from groupnorm.ops.moments import map_moments, per_map
@@ -38,7 +39,7 @@ def group_norm(
         statistics: mean and rstd ``[N, G]`` to apply instead of those of ``x``.
     """
     device = "cpu" if x.is_cpu else x.device.type
-    if (device == "cpu" or _has_autocast(device)) and torch.is_autocast_enabled(device):
+    if (device == "cpu" or _has_autocast(device)) and is_autocast_enabled(device):
         with torch.autocast(device, enabled=False):
             return group_norm(x, groups, weight, bias, eps, activation, statistics)
     if statistics is not None:
@@ -46,10 +47,10 @@ def group_norm(
     if weight is not None and bias is not None and weight.dtype != bias.dtype:  # which ATen refuses
         weight, bias = (p.to(accumulation_dtype(x.dtype)) for p in (weight, bias))
     if device != "cpu" and any(p is not None and p.dtype != x.dtype for p in (weight, bias)):  # and this
-        y = torch.group_norm(x.to(accumulation_dtype(x.dtype)), groups, weight, bias, eps).to(x.dtype)
+        y = aten_group_norm(x.to(accumulation_dtype(x.dtype)), groups, weight, bias, eps).to(x.dtype)
     else:
-        y = torch.group_norm(x, groups, weight, bias, eps)
-    return activate(y, activation)
+        y = aten_group_norm(x, groups, weight, bias, eps)
+    return y if activation is None else activate(y, activation)
 
 
 def group_statistics(x: Tensor, groups: int, eps: float) -> Statistics:

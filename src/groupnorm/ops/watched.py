@@ -4,29 +4,41 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
+from torch._C import _are_functorch_transforms_active, _is_tracing, _len_torch_dispatch_stack
 from torch._subclasses.fake_tensor import FakeTensor
 from torch.autograd import forward_ad
+from torch.compiler import is_compiling
 
-_PLAIN = (Tensor, torch.nn.Parameter, FakeTensor, type(None))
+_PLAIN = frozenset((Tensor, torch.nn.Parameter, type(None)))
 
 
 def watched(*tensors: Tensor | None) -> bool:
-    """Whether something looks into the operations on tensors, and kernels would be a hole in what it sees."""
-    return (
-        torch.compiler.is_compiling()
-        or transformed(*tensors)
-        or FakeTensor in map(type, tensors)
-        or torch._C._len_torch_dispatch_stack() > 0
-    )
+    """Whether something looks into the operations on tensors, and kernels would be a hole in what it sees.
+
+    Asked in each call, so written out in one function that looks nothing up in the large module ``torch``: where the
+    rest of a network comes between, all that Python touches has left the caches, and takes ten times as long.
+    """
+    if (
+        is_compiling()
+        or _are_functorch_transforms_active()
+        or forward_ad._current_level >= 0
+        or _is_tracing()
+        or _len_torch_dispatch_stack() > 0
+    ):
+        return True
+    for t in tensors:  # noqa: SIM110 - any() takes twice the time
+        if type(t) not in _PLAIN:
+            return True
+    return False
 
 
 def transformed(*tensors: Tensor | None) -> bool:
     """Whether it has to see the operations of ATen: ``torch.func``, forward mode, a trace, a subclass of tensors."""
-    if torch._C._are_functorch_transforms_active():
+    if _are_functorch_transforms_active():
         return True
-    if torch.compiler.is_compiling():
+    if is_compiling():
         return False
     for t in tensors:
-        if type(t) not in _PLAIN:
+        if type(t) not in _PLAIN and type(t) is not FakeTensor:
             return True
-    return forward_ad._current_level >= 0 or torch._C._get_tracing_state() is not None
+    return forward_ad._current_level >= 0 or _is_tracing()
