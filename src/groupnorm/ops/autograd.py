@@ -9,7 +9,8 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, is_grad_enabled
+from torch._C._functorch import is_legacy_batchedtensor
 
 from groupnorm.ops import native
 from groupnorm.ops.backends import compiled
@@ -118,13 +119,13 @@ def _as(gradient: Gradient, parameter: Tensor | None) -> Gradient:
 
 def _looked_into(dy: Tensor) -> bool:
     """Whether the gradients are to be differentiated again, or ``dy`` is more than numbers in memory."""
-    has_no_memory = dy._is_zerotensor() or torch._C._functorch.is_legacy_batchedtensor(dy)
-    return torch.is_grad_enabled() or watched(dy) or has_no_memory
+    has_no_memory = dy._is_zerotensor() or is_legacy_batchedtensor(dy)
+    return is_grad_enabled() or watched(dy) or has_no_memory
 
 
 def _composed(function: Any, inputs: tuple[Tensor | None, ...], needs: tuple[bool, ...], dy: Tensor) -> list[Gradient]:
     """Gradients by ATen's operations, which can be differentiated again where that is wanted."""
-    again = torch.is_grad_enabled()
+    again = is_grad_enabled()
     wanted = [t for t, need in zip(inputs, needs, strict=True) if need and t is not None]
     with torch.enable_grad():
         y = function(*inputs)

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, empty_like, get_num_threads
 
 from groupnorm.ops.spec import CHANNELS_LAST, Spec
 
@@ -95,8 +95,8 @@ def forward(
     out: Tensor | None = None,
 ) -> tuple[Tensor, Tensor | None, Tensor | None]:
     """The protocol of :mod:`groupnorm.ops.backends`."""
-    problem, dtype, shape = _problem(spec, torch.get_num_threads())
-    y = torch.empty_like(x) if out is None else out
+    problem, dtype, shape = _problem(spec, get_num_threads())
+    y = empty_like(x) if out is None else out
     mean, rstd = statistics or (None, None)
     if mean is None and spec.needs_grad:
         mean, rstd = x.new_empty(shape, dtype=dtype), x.new_empty(shape, dtype=dtype)
@@ -119,7 +119,7 @@ def forward(
 
 def statistics(spec: Spec, x: Tensor, eps: float) -> Statistics:
     """The protocol of :mod:`groupnorm.ops.backends`."""
-    problem, dtype, shape = _problem(spec, torch.get_num_threads())
+    problem, dtype, shape = _problem(spec, get_num_threads())
     mean, rstd = x.new_empty(shape, dtype=dtype), x.new_empty(shape, dtype=dtype)
     _library().groupnorm_forward(
         problem, x.data_ptr(), None, None, None, None, mean.data_ptr(), rstd.data_ptr(), None, eps, False
@@ -140,8 +140,8 @@ def backward(
     needs: tuple[bool, bool, bool] = (True, True, True),
 ) -> tuple[Tensor | None, Tensor | None, Tensor | None, Tensor | None]:
     """The protocol of :mod:`groupnorm.ops.backends`."""
-    problem, dtype, shape = _problem(spec, torch.get_num_threads())
-    dx = torch.empty_like(x) if needs[0] else None
+    problem, dtype, shape = _problem(spec, get_num_threads())
+    dx = empty_like(x) if needs[0] else None
     dweight = x.new_empty(spec.channels, dtype=dtype) if needs[1] else None
     dbias = x.new_empty(spec.channels, dtype=dtype) if needs[2] else None
     sums = x.new_empty((2, *shape), dtype=dtype) if fixed else None
