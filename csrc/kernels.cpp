@@ -28,7 +28,10 @@ void with_dtype(int which, F&& f) {
 
 extern "C" {
 
-EXPORTED void groupnorm_use_threads_of(Fork fork) { fork_threads = fork; }
+EXPORTED void groupnorm_use_threads(Fork fork, Number number) {
+    fork_threads = fork;
+    thread_number = number;
+}
 
 EXPORTED void groupnorm_forward(const Problem* p, const void* x, const void* add, void* total, const void* weight,
                                 const void* bias, void* mean, void* rstd, void* y, double eps, int given) {

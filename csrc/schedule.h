@@ -6,7 +6,7 @@
 // A kernel normalises units (groups, or samples), each cut into slices: `reduce` every slice, `finish` the unit,
 // `apply` to every slice. Where whole units keep the threads busy, each is one thread's from end to end, and its slices
 // are gone through backwards the second time, so that the last read are still in the cache. Otherwise the threads share
-// each step. The numbers are the same.
+// each step, each its own part. The numbers are the same.
 template <class Kernel>
 void schedule(Kernel& kernel, int threads) {
     const int64_t units = kernel.units(), slices = kernel.slices(), block = kernel.block();
@@ -29,8 +29,5 @@ void schedule(Kernel& kernel, int threads) {
         parallel(threads, tasks, [&](int worker, int64_t i) { kernel.reduce(worker, i / slices, i % slices); });
     parallel(threads, units, [&](int worker, int64_t unit) { kernel.finish(worker, unit); });
     if (kernel.applies())
-        parallel(threads, tasks, [&](int worker, int64_t i) {
-            i = tasks - 1 - i;
-            kernel.apply(worker, i / slices, i % slices);
-        });
+        parallel(threads, tasks, [&](int worker, int64_t i) { kernel.apply(worker, i / slices, i % slices); }, true);
 }

@@ -6,7 +6,8 @@ import functools
 
 import torch
 import torch.fx
-from torch import Tensor
+from torch import Tensor, is_autocast_enabled
+from torch import group_norm as aten_group_norm
 
 from groupnorm.checks import (
     check_activation,
@@ -92,13 +93,26 @@ def group_norm(
         of_weight = None if weight is None else (weight.device, weight.dtype, weight.shape)
         of_bias = None if bias is None else (bias.device, bias.dtype, bias.shape)
         layout = CONTIGUOUS if input.is_contiguous() else layout_of(input)
-        kind = input.device, input.dtype, input.shape, layout
         try:
-            spec, name = _checked(*kind, num_groups, eps, activation, grad, backend, of_weight, of_bias)
+            spec, name, alone = _checked(
+                input.device,
+                input.dtype,
+                input.shape,
+                layout,
+                num_groups,
+                eps,
+                activation,
+                grad,
+                backend,
+                of_weight,
+                of_bias,
+            )
         except TypeError:  # not hashable, so one of the arguments is wrong: it is told below
             pass
         else:
             x = input if layout else input.contiguous()
+            if alone and not is_autocast_enabled("cpu"):
+                return aten_group_norm(x, num_groups, weight, bias, eps)
             if name == "native":
                 return native.group_norm(x, num_groups, weight, bias, eps, activation)
             return compute(spec, name, x, weight, bias, eps)
@@ -208,9 +222,9 @@ def _checked(
     backend: str,
     of_weight: tuple[torch.device, torch.dtype, torch.Size] | None,
     of_bias: tuple[torch.device, torch.dtype, torch.Size] | None,
-) -> tuple[Spec, str]:
-    """What is asked of a backend, and which: checked and chosen once for all calls of a kind, since both take longer
-    than the norm of a small tensor.
+) -> tuple[Spec, str, bool]:
+    """What is asked of a backend, which, and whether ATen's function alone does it: checked and chosen once for all
+    calls of a kind, since that takes longer than the norm of a small tensor.
     """
     for name, of in (("weight", of_weight), ("bias", of_bias)):
         if of is not None:
@@ -218,7 +232,10 @@ def _checked(
     input = torch.empty(shape, dtype=dtype, device="meta")
     weight, bias = (None if p is None else torch.empty(p[2], dtype=p[1], device="meta") for p in (of_weight, of_bias))
     _check(input, num_groups, weight, bias, eps, activation, backend)
-    return dispatch.choose(device, dtype, shape, layout, num_groups, activation, grad, backend)
+    spec, name = dispatch.choose(device, dtype, shape, layout, num_groups, activation, grad, backend)
+    of_parameters = [of[1] for of in (of_weight, of_bias) if of is not None]
+    plain = activation is None and device.type == "cpu" and all(d == dtype for d in of_parameters)
+    return spec, name, name == "native" and plain
 
 
 def _check(

@@ -220,22 +220,27 @@ def _library() -> ctypes.CDLL:
     arguments: dict[str, list[Any]] = {
         "groupnorm_forward": [*[pointer] * 9, ctypes.c_double, ctypes.c_int],
         "groupnorm_backward": [*[pointer] * 11, ctypes.c_int],
-        "groupnorm_use_threads_of": [pointer],
+        "groupnorm_use_threads": [pointer, pointer],
     }
     for name, types in arguments.items():
         function = getattr(library, name)
         function.argtypes, function.restype = types, None
-    library.groupnorm_use_threads_of(_fork_of_torch())
+    library.groupnorm_use_threads(*_threads_of_torch())
     return library
 
 
-def _fork_of_torch() -> int | None:
-    """Address of ``GOMP_parallel`` in the OpenMP runtime that PyTorch is linked to; None where it has another one.
+def _threads_of_torch() -> tuple[int | None, int | None]:
+    """Addresses of ``GOMP_parallel`` and ``omp_get_thread_num`` in PyTorch's OpenMP runtime; None where it has another.
 
     A second runtime would have threads of its own, which compete with the waiting threads of the first.
     """
     path = Path(torch.__file__).parent / "lib" / "libtorch_cpu.so"
     try:
-        return ctypes.cast(ctypes.CDLL(str(path)).GOMP_parallel, ctypes.c_void_p).value
+        torchs = ctypes.CDLL(str(path))
+        fork, number = (
+            ctypes.cast(function, ctypes.c_void_p).value
+            for function in (torchs.GOMP_parallel, torchs.omp_get_thread_num)
+        )
     except (OSError, AttributeError):
-        return None
+        return None, None
+    return fork, number

@@ -92,12 +92,13 @@ def test_promises_are_looked_at_with_the_listed_cases(tmp_path, measured, monkey
     looked = []
     monkeypatch.setattr(conduct.accuracy, "hostile", lambda device: looked.append(device) or {"bad: x": {"reason": ""}})
     monkeypatch.setattr(conduct.accuracy, "kept", lambda device: {"autocast": "bfloat16"})
+    monkeypatch.setattr(conduct.calls, "measure", lambda seconds: looked.append(seconds) or {"timings": {}})
     path = tmp_path / "device.json"
     run(path)
     assert not looked
     for _ in range(2):
         found = run(path, cases=conduct.judge.listed()[:1])
-    assert looked == ["cpu"]
+    assert looked == ["cpu", 0.1]
     assert list(found["hostile"]) == ["bad: x"]
 
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 import groupnorm
-from groupnorm.lab.bench import accuracy
+from groupnorm.lab.bench import accuracy, calls
 from groupnorm.lab.bench import measure as module
 from groupnorm.lab.bench.accuracy import hostile, kept
 from groupnorm.lab.bench.cases import Case, Shape
@@ -82,6 +82,22 @@ def test_a_case_that_does_not_fit_is_skipped(monkeypatch):
     entry = measure(CASE, everyone(), "cpu", 0.0)
     assert entry["status"] == "skipped"
     assert "GB are free" in entry["reason"]
+
+
+@pytest.mark.skipif(not module.memory.can_keep(), reason="another allocator than glibc's")
+def test_memory_is_kept_where_there_is_enough_of_it(monkeypatch):
+    monkeypatch.setattr(module.memory, "available", lambda device: 15 * CASE.nbytes)
+    entry = measure(CASE, everyone(), "cpu", 0.0)
+    assert set(entry["timings"]) == {FORWARD, BOTH}
+
+
+@pytest.mark.skipif(bool(cpu.unavailable()), reason=cpu.unavailable())
+def test_what_a_call_costs():
+    timings = calls.measure(0.0)["timings"]
+    assert {phase: set(timing["seconds"]) for phase, timing in timings.items()} == {
+        phase: set(calls.TITLES) for phase in (FORWARD, BOTH)
+    }
+    assert all(timing["seconds"][calls.KERNEL][1] > 0 for timing in timings.values())
 
 
 def test_the_backward_pass_alone_has_a_graph_of_its_own_each_time():

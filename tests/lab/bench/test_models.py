@@ -27,7 +27,7 @@ def test_a_model_is_measured(dtype: str) -> None:
     assert entry["status"] == "measured"
     assert entry["norms"] == "1 of 1 norms become groupnorm.GroupNorm"
     for step in ("inference", "training step"):
-        assert set(entry["timings"][step]["ratios"]) == {"before"}
+        assert set(entry["timings"][step]["ratios"]) == {"before", "free"}
         assert entry["memory"][step] == {"before": 1000, "after": 1000}
 
 

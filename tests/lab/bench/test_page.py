@@ -15,7 +15,11 @@ from lab.bench.synthetic import GPU, STAMPED, full, on_cpu, on_gpu, results
 MODEL = {
     "status": "measured",
     "timings": {
-        "inference": {"seconds": {"before": [2.0] * 3, "after": [1.0] * 3}, "ratios": {"before": 2.0}, "others": 0.5}
+        "inference": {
+            "seconds": {"before": [2.0] * 3, "after": [1.0] * 3, "free": [0.8] * 3},
+            "ratios": {"before": 2.0},
+            "others": 0.5,
+        }
     },
     "memory": {"inference": {"before": 3_000_000, "after": None}},
     "stamp": machine.stamp(),
@@ -77,6 +81,16 @@ def test_no_figure_without_its_measurement(tmp_path):
     assert "| fp32 contiguous none | 1 | 2.50× | 80% | 1 | 3.50× | - |" in text
 
 
+def test_what_a_call_costs(tmp_path):
+    found = results(tmp_path / "cpu.json")
+    assert "What a call costs" not in page(tmp_path, found)
+    timing = {"seconds": {"torch": [1e-5] * 3, "groupnorm": [12e-6] * 3}}
+    found["calls"]["smallest"] = {"timings": {"forward": timing, "forward+backward": timing}}
+    text = page(tmp_path, found)
+    assert "| torch eager | 10 | 10 |" in text
+    assert "does nothing |" not in text, "it was not measured"
+
+
 def test_hostile_input(tmp_path):
     found = results(tmp_path / "cpu.json")
     one = {"y": 1.0, "dx": 2.0, "dweight": 30.0, "dbias": 4.0}
@@ -90,9 +104,8 @@ def test_models(tmp_path):
     refused = {"status": "refused", "reason": "the output is off", "stamp": machine.stamp(), **STAMPED}
     found["models"].update({"resnet50 fp32": MODEL, "unet bf16": refused})
     text = page(tmp_path, found)
-    row = r"| ResNet-50 with GroupNorm(32), 8x128x128, fp32 \* | inference | 2000 | 1000 | 2.00× | 3 | not measured |"
-    assert row in text
-    assert "| conditional UNet of three levels, 2x32x32, bf16 | refused: the output is off | - |" in text
+    assert r"GroupNorm(32), 8x128x128, fp32 \* | inference | 2000 | 1000 | 2.00× | 2.50× | 3 | not measured |" in text
+    assert "| conditional UNet of three levels, 2x32x32, bf16 | refused: the output is off | - | - |" in text
 
 
 def test_a_gpu_has_its_backward_pass(tmp_path):

@@ -7,6 +7,7 @@
     check                   the error against float64, looked at before any timing
     timing, memory          interleaved rounds; memory that is new, kept, or at its peak
     measure                 one case: checked, then timed
+    calls                   what a call costs without any work
     accuracy                hostile input; what is kept for the backward pass
     networks, steps         whole models, before and after
     machine, store          what a figure depends on; a file of results for each device

@@ -12,12 +12,12 @@ import torch
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
-from groupnorm.lab.bench import accuracy, judge, networks, show, steps
+from groupnorm.lab.bench import accuracy, calls, judge, networks, show, steps
 from groupnorm.lab.bench.cases import Case
 from groupnorm.lab.bench.contenders import PEERS, contenders
 from groupnorm.lab.bench.machine import watching_others
 from groupnorm.lab.bench.measure import measure
-from groupnorm.lab.bench.store import CASES, HOSTILE, KEPT, MODELS, Entry, Results
+from groupnorm.lab.bench.store import CALLS, CASES, HOSTILE, KEPT, MODELS, Entry, Results
 
 Job = tuple[str, float, Callable[[], Entry]]
 """Key, weight (about seconds) and what makes the entry."""
@@ -50,7 +50,7 @@ class How(NamedTuple):
 
 
 def run_cases(found: Results, cases: Sequence[Case], peers: list[str], how: How) -> None:
-    """Measure cases, and before the listed ones what is promised besides speed.
+    """Measure cases, and before the listed ones what a call costs and what is promised besides speed.
 
     Args:
         found: receives the entries.
@@ -68,6 +68,11 @@ def run_cases(found: Results, cases: Sequence[Case], peers: list[str], how: How)
         how.console.print("Hostile input, and what is kept for the backward pass ...")
         found.put(HOSTILE, accuracy.hostile(device))
         found.put(KEPT, {"norm and SiLU": accuracy.kept(device)})
+    if promised and device == "cpu" and how.lacks(found, CALLS, "smallest"):
+        how.console.print("What a call costs by itself ...")
+        if how.quiet:
+            _wait_for_quiet()
+        found.put(CALLS, {"smallest": calls.measure(how.seconds)})
     cost = 1.5 * how.seconds + _COMPILES * ("compile" in every)
     jobs: list[Job] = [
         (case.key, cost + case.nbytes / 1e9 * _PER_GIGABYTE, partial(measure, case, every, device, how.seconds))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -26,6 +27,7 @@ WARM = ", warm"
 """Added to a phase whose results lie in memory that was there before; only on a CPU does it make a difference."""
 
 _TENSORS = 8  # of the size of the input that are alive at once: the most that torch's ReLU in training needs, and two
+_TENSORS_KEPT = 16  # the same where memory is kept, in which what is freed leaves holes
 
 Entry = dict[str, Any]
 Ready = Callable[[], Run]
@@ -43,15 +45,15 @@ def measure(case: Case, every: dict[str, Contender], device: str, seconds: float
     Returns:
         ``status``: "measured"; "skipped" or "refused", with a ``reason``, and without any time. ``errors`` by
         contender and tensor, in eps; ``out``: peers that are not timed, with the reason; ``timings`` by phase, as of
-        :func:`groupnorm.lab.bench.timing.figures`.
+        :func:`groupnorm.lab.bench.timing.figures`; those of memory that is kept where there is enough of it.
     """
-    needed, free = (_TENSORS if case.trains else _TENSORS // 2) * case.nbytes, memory.available(device)
-    if free is not None and needed > free:
+    needed, free = (_TENSORS if case.trains else _TENSORS // 2) * case.nbytes, memory.available(device) or math.inf
+    if needed > free:
         return {"status": "skipped", "reason": f"takes {needed / 1e9:.1f} GB of memory, {free / 1e9:.1f} GB are free"}
     entry = _checked_and_timed(case, every, device, seconds)
-    if device == "cpu" and entry["status"] == "measured":
+    if device == "cpu" and entry["status"] == "measured" and memory.can_keep() and _TENSORS_KEPT * case.nbytes <= free:
         memory.release()
-        entry["timings"] |= memory.in_kept_memory(kept_sets, case, seconds / 2) if memory.can_keep() else {}
+        entry["timings"] |= memory.in_kept_memory(kept_sets, case, seconds / 2)
     return entry
 
 

@@ -10,14 +10,14 @@ from typing import Any
 
 import jinja2
 
-from groupnorm.lab.bench import show
+from groupnorm.lab.bench import calls, show
 from groupnorm.lab.bench.contenders import OURS, PEERS, TORCH
 from groupnorm.lab.bench.figure import draw
 from groupnorm.lab.bench.judge import NOT_MEASURED, Entry, judge, known, losses, measured, not_measured
 from groupnorm.lab.bench.measure import BACKWARD, BOTH, FORWARD, WARM
 from groupnorm.lab.bench.networks import NETWORKS
-from groupnorm.lab.bench.steps import AFTER, BEFORE
-from groupnorm.lab.bench.store import CASES, HOSTILE, MODELS, Results
+from groupnorm.lab.bench.steps import AFTER, BEFORE, FREE
+from groupnorm.lab.bench.store import CALLS, CASES, HOSTILE, MODELS, Results
 from groupnorm.lab.drawing import encode
 from groupnorm.lab.records import write_atomically
 
@@ -72,6 +72,7 @@ def _device(found: Results, path: Path) -> dict[str, Any]:
         "losses": [{"where": x.case.key, "phase": x.phase, "peer": PEERS[x.peer].title, "ratio": x.ratio}
                    for x in losses(found)],
         "out": not_measured(found),
+        "calls": [row for entry in found[CALLS].values() for row in _calls(entry)],
         "hostile": _hostile(found),
         "tables": _tables(every),
         "models": [_model(key, entry) for key, entry in found[MODELS].items()],
@@ -121,11 +122,22 @@ def _model(key: str, entry: Entry) -> dict[str, Any]:
             "step": step,
             "seconds": [show.milliseconds(timing["seconds"][variant][1]) for variant in (BEFORE, AFTER)],
             "ratio": ratio(timing["ratios"][BEFORE]),
+            "limit": ratio(timing["seconds"][BEFORE][1] / timing["seconds"][FREE][1]),
             "memory": [show.megabytes(entry["memory"][step][variant]) for variant in (BEFORE, AFTER)],
         }
         for step, timing in entry["timings"].items()
     ]
     return {"title": title + (" \\*" if show.disturbed(entry) else ""), "reason": "", "steps": steps}
+
+
+def _calls(entry: Entry) -> list[dict[str, str]]:
+    """Microseconds of each phase, by contender."""
+    timings = entry["timings"]
+    return [
+        {"title": title} | {phase: f"{timings[phase]['seconds'][name][1] * 1e6:.0f}" for phase in (FORWARD, BOTH)}
+        for name, title in calls.TITLES.items()
+        if name in timings[FORWARD]["seconds"]
+    ]
 
 
 def _hostile(found: Results) -> list[dict[str, Any]]:

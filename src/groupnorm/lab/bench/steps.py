@@ -19,7 +19,9 @@ from groupnorm.lab.bench.memory import peak_of
 from groupnorm.lab.bench.networks import build, run
 from groupnorm.lab.bench.timing import Run, clock_of, figures, rounds, warm_up
 
-BEFORE, AFTER = "before", "after"
+BEFORE, AFTER, FREE = "before", "after", "free"
+"""The network as it was, accelerated, and with norms that do nothing: that is as fast as any norm can make it."""
+
 INFERENCE, TRAINING = "inference", "training step"
 
 ROUNDINGS = 64
@@ -34,7 +36,8 @@ def measure(name: str, dtype: str, device: str, threads: int, seconds: float) ->
     Returns:
         ``norms``: what was replaced. ``errors``: of outputs and of gradients before and after, against float64.
         ``status``: "measured"; "refused", with a ``reason`` and no time, where the accelerated network is the less
-        exact. ``timings`` and ``memory`` (bytes at the peak, before and after) of both steps.
+        exact. ``timings`` (also of norms that do nothing) and ``memory`` (bytes at the peak, before and after) of
+        both steps.
     """
     before, inputs = build(name, DTYPES[dtype], device)
     after = copy.deepcopy(before)
@@ -45,7 +48,8 @@ def measure(name: str, dtype: str, device: str, threads: int, seconds: float) ->
         return entry | {"status": "refused", "reason": reason}
     clock, timings = clock_of(device), {}
     for step in (INFERENCE, TRAINING):
-        runs = {variant: _ready(stepper(step, model, inputs)) for variant, model in ((BEFORE, before), (AFTER, after))}
+        models = {BEFORE: before, AFTER: after, FREE: _without_norms(before)}
+        runs = {variant: _ready(stepper(step, model, inputs)) for variant, model in models.items()}
         warm_up(runs, clock, seconds / 4)
         with watching_others() as quiet:
             times = rounds(runs, clock, seconds / 2)
@@ -71,6 +75,14 @@ def stepper(step: str, model: nn.Module, inputs: Sequence[Tensor]) -> Run:
         run(model, inputs).backward(upstream)
 
     return train
+
+
+def _without_norms(model: nn.Module) -> nn.Module:
+    found = copy.deepcopy(model)
+    for module in found.modules():
+        if isinstance(module, nn.GroupNorm):
+            module.forward = lambda input: input  # type: ignore[method-assign]
+    return found
 
 
 def _errors(before: nn.Module, after: nn.Module, inputs: Sequence[Tensor]) -> dict[str, dict[str, float]]:
