@@ -5,6 +5,7 @@ import resource
 
 import torch
 
+from groupnorm.lab.bench import rates
 from groupnorm.lab.bench.cases import listed
 from groupnorm.lab.bench.machine import stamp
 from groupnorm.lab.bench.measure import BACKWARD, BOTH, FORWARD, PASSES, WARM
@@ -49,6 +50,12 @@ def on_gpu(forward=0.9, backward=0.8, both=3.5, compiled=1.2):
         BOTH: {"copy": 0.3, "torch": both, "compile": compiled},
     }
     return entry(phases=phases)
+
+
+def of_kernels(call, element):
+    """Every kind of kernel alike: seconds of a call, and of an element."""
+    times = {size: [call + element * shape.elements] * 3 for size, shape in rates._SHAPES.items()}
+    return {kind: {"timings": {phase: {"seconds": times} for phase in (FORWARD, BOTH)}} for kind in rates.KINDS}
 
 
 def full(path, seed=0):

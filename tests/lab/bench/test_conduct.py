@@ -93,6 +93,8 @@ def test_promises_are_looked_at_with_the_listed_cases(tmp_path, measured, monkey
     monkeypatch.setattr(conduct.accuracy, "hostile", lambda device: looked.append(device) or {"bad: x": {"reason": ""}})
     monkeypatch.setattr(conduct.accuracy, "kept", lambda device: {"autocast": "bfloat16"})
     monkeypatch.setattr(conduct.calls, "measure", lambda seconds: looked.append(seconds) or {"timings": {}})
+    monkeypatch.setattr(conduct.rates, "measure", lambda kind, seconds: {"timings": {}})
+    monkeypatch.setattr(conduct.cpu, "unavailable", lambda: "")
     path = tmp_path / "device.json"
     run(path)
     assert not looked
@@ -100,6 +102,7 @@ def test_promises_are_looked_at_with_the_listed_cases(tmp_path, measured, monkey
         found = run(path, cases=conduct.judge.listed()[:1])
     assert looked == ["cpu", 0.1]
     assert list(found["hostile"]) == ["bad: x"]
+    assert list(found["rates"]) == conduct.rates.KINDS
 
 
 def test_what_was_disturbed_is_measured_again_when_the_machine_is_quiet(tmp_path, measured, monkeypatch):

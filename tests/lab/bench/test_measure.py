@@ -4,7 +4,7 @@ import pytest
 import torch
 
 import groupnorm
-from groupnorm.lab.bench import accuracy, calls
+from groupnorm.lab.bench import accuracy, calls, rates
 from groupnorm.lab.bench import measure as module
 from groupnorm.lab.bench.accuracy import hostile, kept
 from groupnorm.lab.bench.cases import Case, Shape
@@ -95,9 +95,18 @@ def test_memory_is_kept_where_there_is_enough_of_it(monkeypatch):
 def test_what_a_call_costs():
     timings = calls.measure(0.0)["timings"]
     assert {phase: set(timing["seconds"]) for phase, timing in timings.items()} == {
-        phase: set(calls.TITLES) for phase in (FORWARD, BOTH)
+        phase + after: set(calls.TITLES) for phase in (FORWARD, BOTH) for after in ("", calls.COLD)
     }
     assert all(timing["seconds"][calls.KERNEL][1] > 0 for timing in timings.values())
+
+
+@pytest.mark.skipif(bool(cpu.unavailable()), reason=cpu.unavailable())
+def test_what_the_kernels_take_by_themselves():
+    entry = rates.measure("bf16 channels-last silu", 0.1)
+    for phase in (FORWARD, BOTH):
+        call, element = rates.rate(entry, phase)
+        assert 1e-7 < call < 1e-2
+        assert 1e-12 < element < 1e-7
 
 
 def test_the_backward_pass_alone_has_a_graph_of_its_own_each_time():

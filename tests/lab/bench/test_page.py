@@ -10,7 +10,7 @@ from groupnorm.lab.bench.cases import listed
 from groupnorm.lab.bench.page import write
 from groupnorm.lab.bench.store import load, load_all
 from groupnorm.lab.records import RunFolderError
-from lab.bench.synthetic import GPU, STAMPED, full, on_cpu, on_gpu, results
+from lab.bench.synthetic import GPU, STAMPED, full, of_kernels, on_cpu, on_gpu, results
 
 MODEL = {
     "status": "measured",
@@ -85,10 +85,21 @@ def test_what_a_call_costs(tmp_path):
     found = results(tmp_path / "cpu.json")
     assert "What a call costs" not in page(tmp_path, found)
     timing = {"seconds": {"torch": [1e-5] * 3, "groupnorm": [12e-6] * 3}}
-    found["calls"]["smallest"] = {"timings": {"forward": timing, "forward+backward": timing}}
+    phases = [phase + after for phase in ("forward", "forward+backward") for after in ("", ", after a copy")]
+    found["calls"]["smallest"] = {"timings": dict.fromkeys(phases, timing)}
     text = page(tmp_path, found)
-    assert "| torch eager | 10 | 10 |" in text
+    assert "| torch eager | 10 | 10 | 10 | 10 |" in text
     assert "does nothing |" not in text, "it was not measured"
+
+
+def test_what_bounds_each_case(tmp_path):
+    found = results(tmp_path / "cpu.json")
+    found["cases"].update({case.key: on_cpu() for case in listed()})
+    assert "What bounds it" not in page(tmp_path, found), "the kernels were not measured by themselves"
+    found["rates"].update(of_kernels(call=20e-6, element=0.1e-9))
+    text = page(tmp_path, found)
+    assert re.search(r"^\| forward \| memory \| \d+ \| 2\.50× \| 3\.05× \| 3\.12× \|$", text, flags=re.M)
+    assert "| bf16 channels-last silu | 20 | 0.10 | 20 | 0.10 |" in text
 
 
 def test_hostile_input(tmp_path):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
+from itertools import product
 from typing import Any, cast
 
 import torch
@@ -30,19 +31,22 @@ TITLES = {
 SMALLEST = Case(Shape((2, 8, 2, 2), 4), "fp32", "contiguous", "none")
 """So little work that only the call is seen."""
 
-_BETWEEN = 1 << 21  # bytes that are copied before each call, as the rest of a network would: more than most L2 hold
+COLD = ", after a copy"
+"""Added to a phase where the rest of a network is played by a copy before each call, of more than most L2 hold."""
+
+_COPIED = 1 << 21  # bytes
 
 Entry = dict[str, Any]
 
 
 def measure(seconds: float) -> Entry:
-    """``timings`` by phase, on a CPU, of those in :data:`TITLES`.
+    """``timings`` by phase, on a CPU, of those in :data:`TITLES`: at once again, as the timed cases are, and cold.
 
     Args:
-        seconds: of timing, for both phases together.
+        seconds: of timing, for all of it.
     """
     given, timings = tensors(SMALLEST, "cpu"), {}
-    source = torch.ones(_BETWEEN, dtype=torch.int8)
+    source = torch.ones(_COPIED, dtype=torch.int8)
     buffer = torch.empty_like(source)
     norms: dict[str, Norm] = {
         TORCH: eager(SMALLEST),
@@ -52,16 +56,17 @@ def measure(seconds: float) -> Entry:
     if not cpu.unavailable():
         norms[KERNEL] = lambda x, weight, bias: group_norm(x, SMALLEST.shape.groups, weight, bias, backend="cpu")
 
-    def ready(run: Run) -> Callable[[], Run]:
-        return lambda: (buffer.copy_(source), run)[1]
+    def ready(run: Run, between: str) -> Callable[[], Run]:
+        return lambda: (buffer.copy_(source) if between else None, run)[1]
 
-    for phase in (FORWARD, BOTH):
-        runs: Runs = {name: ready(partial(_step, norm, given, phase == BOTH)) for name, norm in norms.items()}
+    for phase, between in product((FORWARD, BOTH), ("", COLD)):
+        steps = {name: partial(_step, norm, given, phase == BOTH) for name, norm in norms.items()}
+        runs: Runs = {name: ready(step, between) for name, step in steps.items()}
         with torch.set_grad_enabled(phase == BOTH):
-            warm_up(runs, wall_clock, seconds / 4)
+            warm_up(runs, wall_clock, seconds / 8)
             with watching_others() as quiet:
-                times = rounds(runs, wall_clock, seconds / 2)
-        timings[phase] = figures(times, OURS) | quiet
+                times = rounds(runs, wall_clock, seconds / 4)
+        timings[phase + between] = figures(times, OURS) | quiet
     return {"timings": timings}
 
 

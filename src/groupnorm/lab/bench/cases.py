@@ -40,6 +40,11 @@ class Shape(NamedTuple):
     family: str = "own"
     where: str = "of the command line"
 
+    @property
+    def elements(self) -> int:
+        """Of the input."""
+        return math.prod(self.size)
+
     def __str__(self) -> str:
         return f"{'x'.join(map(str, self.size))}:{self.groups}"
 
@@ -75,7 +80,12 @@ class Case(NamedTuple):
     @property
     def key(self) -> str:
         """Its name in the results, such as ``2x320x64x64:32 bf16 channels-last silu``."""
-        return f"{self.shape} {self.dtype} {self.layout} {self.activation}"
+        return f"{self.shape} {self.kind}"
+
+    @property
+    def kind(self) -> str:
+        """All but the shape, such as ``bf16 channels-last silu``."""
+        return f"{self.dtype} {self.layout} {self.activation}"
 
     @property
     def function(self) -> str | None:
@@ -95,7 +105,7 @@ class Case(NamedTuple):
     @property
     def nbytes(self) -> int:
         """Bytes of the input."""
-        return math.prod(self.shape.size) * self.torch_dtype.itemsize
+        return self.shape.elements * self.torch_dtype.itemsize
 
     @property
     def group_bytes(self) -> int:

@@ -12,12 +12,13 @@ import torch
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
-from groupnorm.lab.bench import accuracy, calls, judge, networks, show, steps
+from groupnorm.lab.bench import accuracy, calls, judge, networks, rates, show, steps
 from groupnorm.lab.bench.cases import Case
 from groupnorm.lab.bench.contenders import PEERS, contenders
 from groupnorm.lab.bench.machine import watching_others
 from groupnorm.lab.bench.measure import measure
-from groupnorm.lab.bench.store import CALLS, CASES, HOSTILE, KEPT, MODELS, Entry, Results
+from groupnorm.lab.bench.store import CALLS, CASES, HOSTILE, KEPT, MODELS, RATES, Entry, Results
+from groupnorm.ops import cpu
 
 Job = tuple[str, float, Callable[[], Entry]]
 """Key, weight (about seconds) and what makes the entry."""
@@ -73,6 +74,8 @@ def run_cases(found: Results, cases: Sequence[Case], peers: list[str], how: How)
         if how.quiet:
             _wait_for_quiet()
         found.put(CALLS, {"smallest": calls.measure(how.seconds)})
+        if not cpu.unavailable():
+            found.put(RATES, {kind: rates.measure(kind, how.seconds / 3) for kind in rates.KINDS})
     cost = 1.5 * how.seconds + _COMPILES * ("compile" in every)
     jobs: list[Job] = [
         (case.key, cost + case.nbytes / 1e9 * _PER_GIGABYTE, partial(measure, case, every, device, how.seconds))

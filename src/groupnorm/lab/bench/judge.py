@@ -86,6 +86,11 @@ def geometric_mean(values: Iterable[float]) -> float:
     return math.exp(math.fsum(logs) / len(logs))
 
 
+def fits(case: Case, found: Results) -> bool:
+    """Whether a group fits the L2; where its size is not known, no group does."""
+    return case.group_bytes <= (found.machine["l2"] or 0)
+
+
 def _of_cpu(found: Results) -> Iterator[Verdict]:
     every, cases = measured(found), listed()
     yield _mean(every, cases, FORWARD, 2.0)
@@ -95,7 +100,7 @@ def _of_cpu(found: Results) -> Iterator[Verdict]:
         (FORWARD, "none", "forward", 1.5),
         (BOTH, "relu", "forward+backward with ReLU", 3.5),
     ):
-        some = [c for c in cases if c.dtype == "fp32" and c.activation == activation and _fits(c, found)]
+        some = [c for c in cases if c.dtype == "fp32" and c.activation == activation and fits(c, found)]
         target = f"fp32 {name}, a group fits the L2: at most {limit} copies into memory that is there"
         times = _ratios(every, some, (phase + WARM,), lambda timing: 1 / timing["ratios"][COPY])
         yield _extreme(target, times, len(some), "copies", partial(ge, limit), largest=True)
@@ -105,9 +110,11 @@ def _of_gpu(found: Results) -> Iterator[Verdict]:
     cases = [case for case in listed() if case.dtype == "bf16" and case.activation == "silu"]
     every = measured(found)
     for phase, fitting, elsewhere in ((FORWARD, 85, 65), (BACKWARD, 75, 55)):
-        for least, fits in ((fitting, True), (elsewhere, False)):
-            some = [case for case in cases if _fits(case, found) == fits]
-            target = f"bf16 {phase} with SiLU, a group {'fits' if fits else 'does not fit'} the L2: at least {least} %"
+        for least, inside in ((fitting, True), (elsewhere, False)):
+            some = [case for case in cases if fits(case, found) == inside]
+            target = (
+                f"bf16 {phase} with SiLU, a group {'fits' if inside else 'does not fit'} the L2: at least {least} %"
+            )
             rates = _ratios(every, some, (phase,), lambda timing: 100 * timing["of_copy"])
             if some:
                 yield _extreme(f"{target} of the copy's rate", rates, len(some), "%", partial(le, least))
@@ -199,11 +206,6 @@ def _ratios(
         for phase in phases
         if phase in entry["timings"] and (value := of(entry["timings"][phase])) is not None
     ]
-
-
-def _fits(case: Case, found: Results) -> bool:
-    """Whether a group fits the L2; where its size is not known, no group does, and the target is not measured."""
-    return case.group_bytes <= (found.machine["l2"] or 0)
 
 
 def _count(ratios: list[tuple[float, str]], count: int) -> str:

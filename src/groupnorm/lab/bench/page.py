@@ -10,14 +10,15 @@ from typing import Any
 
 import jinja2
 
-from groupnorm.lab.bench import calls, show
+from groupnorm.lab.bench import calls, rates, show
+from groupnorm.lab.bench.bounds import bounds
 from groupnorm.lab.bench.contenders import OURS, PEERS, TORCH
 from groupnorm.lab.bench.figure import draw
 from groupnorm.lab.bench.judge import NOT_MEASURED, Entry, judge, known, losses, measured, not_measured
 from groupnorm.lab.bench.measure import BACKWARD, BOTH, FORWARD, WARM
 from groupnorm.lab.bench.networks import NETWORKS
 from groupnorm.lab.bench.steps import AFTER, BEFORE, FREE
-from groupnorm.lab.bench.store import CALLS, CASES, HOSTILE, MODELS, Results
+from groupnorm.lab.bench.store import CALLS, CASES, HOSTILE, MODELS, RATES, Results
 from groupnorm.lab.drawing import encode
 from groupnorm.lab.records import write_atomically
 
@@ -72,6 +73,8 @@ def _device(found: Results, path: Path) -> dict[str, Any]:
         "losses": [{"where": x.case.key, "phase": x.phase, "peer": PEERS[x.peer].title, "ratio": x.ratio}
                    for x in losses(found)],
         "out": not_measured(found),
+        "rates": [_rate(kind, found[RATES][kind]) for kind in rates.KINDS if kind in found[RATES]],
+        "bounds": bounds(found),
         "calls": [row for entry in found[CALLS].values() for row in _calls(entry)],
         "hostile": _hostile(found),
         "tables": _tables(every),
@@ -134,10 +137,16 @@ def _calls(entry: Entry) -> list[dict[str, str]]:
     """Microseconds of each phase, by contender."""
     timings = entry["timings"]
     return [
-        {"title": title} | {phase: f"{timings[phase]['seconds'][name][1] * 1e6:.0f}" for phase in (FORWARD, BOTH)}
+        {"title": title} | {phase: f"{timing['seconds'][name][1] * 1e6:.0f}" for phase, timing in timings.items()}
         for name, title in calls.TITLES.items()
         if name in timings[FORWARD]["seconds"]
     ]
+
+
+def _rate(kind: str, entry: Entry) -> list[str]:
+    """Microseconds of a call and nanoseconds of an element in each phase."""
+    found = (rates.rate(entry, phase) for phase in (FORWARD, BOTH))
+    return [kind, *(text for each in found for text in (f"{each.call * 1e6:.0f}", f"{each.element * 1e9:.2f}"))]
 
 
 def _hostile(found: Results) -> list[dict[str, Any]]:

@@ -10,8 +10,8 @@ from typing import Any
 from groupnorm.lab.bench.machine import Facts, machine, slug, stamp, today
 from groupnorm.lab.records import RunFolderError, write_atomically
 
-CASES, CALLS, HOSTILE, KEPT, MODELS = "cases", "calls", "hostile", "kept", "models"
-SECTIONS = (CASES, CALLS, HOSTILE, KEPT, MODELS)
+CASES, CALLS, RATES, HOSTILE, KEPT, MODELS = "cases", "calls", "rates", "hostile", "kept", "models"
+SECTIONS = (CASES, CALLS, RATES, HOSTILE, KEPT, MODELS)
 
 _SAME = ("kernels", "torch")
 
