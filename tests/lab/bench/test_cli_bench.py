@@ -1,11 +1,15 @@
 """The command: a tiny shape from the arguments to the page, and what it refuses."""
 
 import json
+import re
 
 import pytest
 from typer.testing import CliRunner
 
+from groupnorm.lab.bench.cases import listed
+from groupnorm.lab.bench.machine import machine, slug
 from groupnorm.lab.cli import app
+from lab.bench.synthetic import of_kernels, on_cpu, results
 
 TINY = ["--dtypes", "fp32", "--layouts", "contiguous", "--activations", "silu", "--peers", "torch"]
 
@@ -34,6 +38,16 @@ def test_a_tiny_shape_is_measured_kept_and_not_measured_again(tmp_path):
     result = tiny(tmp_path)
     assert "1 of 1 were measured before." in result.output
     assert path.read_bytes() == before
+
+
+def test_what_bounds_it_is_told_at_the_end(tmp_path):
+    found = results(tmp_path / f"{slug(machine('cpu', 2))}.json", machine("cpu", 2))
+    cases = {case.key: on_cpu() for case in listed()}
+    found.put("rates", of_kernels(call=20e-6, element=0.0))
+    found.put("cases", cases)
+    result = tiny(tmp_path)
+    assert result.exit_code == 0, result.output
+    assert re.search(r"forward\+backward │ all +│ +162 │ +3.50x │ +2\.\d\dx │ +2.80x │", result.output)
 
 
 def test_a_wrong_kernel_ends_with_1(tmp_path, monkeypatch):

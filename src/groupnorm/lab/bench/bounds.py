@@ -14,7 +14,7 @@ from groupnorm.lab.bench.store import RATES, Results
 CALL = "the call"
 ARITHMETIC = "arithmetic"
 MEMORY = "memory"
-MEMORY_AGAIN = "memory, where a group does not fit the L2"
+MEMORY_AGAIN = "memory, read again"
 EVERY = "all"
 BOUNDS = (CALL, ARITHMETIC, MEMORY, MEMORY_AGAIN, EVERY)
 

@@ -8,6 +8,7 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
+from groupnorm.lab.bench.bounds import EVERY, Bound
 from groupnorm.lab.bench.contenders import PEERS, TORCH
 from groupnorm.lab.bench.judge import MET, MISSED, NOT_MEASURED, Verdict
 from groupnorm.lab.bench.measure import BACKWARD, BOTH, FORWARD, WARM
@@ -58,6 +59,17 @@ def targets(verdicts: Iterable[Verdict]) -> Table:
     for row in verdicts:
         color = next(color for verdict, color in _COLORS.items() if row.verdict.startswith(verdict))
         table.add_row(Text(row.target), Text(row.found), Text(row.verdict, style=color))
+    return table
+
+
+def what_bounds(rows: Iterable[Bound]) -> Table:
+    """How many times as fast as torch: groupnorm, the parts of each case by themselves, and each byte once."""
+    table = Table("phase", "bound by", title="What bounds it: times as fast as torch eager, in memory that is there")
+    for name in ("cases", "groupnorm", "parts", "bytes"):
+        table.add_column(name, justify="right")
+    for row in rows:
+        numbers = (f"{value:.2f}x" for value in (row.ours, row.reach, row.bytes))
+        table.add_row(row.phase, row.what, str(row.cases), *numbers, end_section=row.what == EVERY)
     return table
 
 

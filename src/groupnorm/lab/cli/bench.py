@@ -59,7 +59,7 @@ def bench(
     """
     import torch
 
-    from groupnorm.lab.bench import cases, conduct, judge, show
+    from groupnorm.lab.bench import bounds, cases, conduct, judge, show
     from groupnorm.lab.bench.contenders import PEERS
     from groupnorm.lab.bench.networks import NETWORKS
     from groupnorm.lab.bench.page import write
@@ -89,6 +89,8 @@ def bench(
             keys = [case.key for case in every]
             conduct.run_cases(found, every, taking_part, how)
             console.print(show.targets(judge.judge(found)))
+            if rows := bounds.bounds(found):
+                console.print(show.what_bounds(rows))
     entries = [found[MODELS if what is What.MODELS else CASES].get(key, {}) for key in keys]
     if noisy := sum(map(show.disturbed, entries)):
         console.print(f"Other work on this machine disturbed {noisy} of {len(keys)}; --quiet measures them again.")
