@@ -16,12 +16,12 @@ import groupnorm
 from conversion.acceleration import X, accelerated, activated, gn, left
 from groupnorm.conversion import NothingConvertedWarning, Plan
 from groupnorm.conversion.followed import follow_
-from groupnorm.errors import ConversionError
+from groupnorm.errors import ArgumentError, ConversionError
 
 IMAGE = torch.randn(2, 3, 16, 16)
 STEP = torch.tensor([1, 7])
 DECORATED = "UNet2DConditionModel.forward is decorated, or cannot be read as text"
-NOTHING = "no activation follows it"
+NOTHING = "no ReLU, SiLU or GELU follows it"
 
 
 def vae():
@@ -173,6 +173,7 @@ def test_a_plan_can_be_kept_edited_and_applied():
     expected = model(X)
     report = groupnorm.accelerate_(model, plan)
     assert report.counts == {"gn:4": 1, "gn+relu:4": 1}
+    assert report.plan["0"].why == "leaves the activation alone, as asked; otherwise takes over 1"
     assert activated(model, X) == ["relu"]
     again = groupnorm.accelerate_(model)
     assert again.plan["2"].why == "is groupnorm.GroupNorm already; takes over 3 already"
@@ -192,19 +193,26 @@ def test_a_plan_cannot_ask_for_what_cannot_be():
     model = nn.Sequential(gn(), nn.Mish())
     plan = groupnorm.accelerate_.plan(model)
     plan["0"].new = "gn+silu"
-    with pytest.raises(ConversionError, match=r"gn\+silu:4 at '0', which can only be replace gn:4 \(no activation"):
+    with pytest.raises(ConversionError, match=r"gn\+silu:4 at '0', which can only be replace gn:4 \(no ReLU"):
         groupnorm.accelerate_(model, plan)
     plan["0"].new, plan["0"].number = "gn", 2
     with pytest.raises(ConversionError, match="gn:2 at '0', which can only be replace gn:4"):
         groupnorm.accelerate_(model, plan)
     with pytest.raises(ConversionError, match=r"the plan has GroupNorm\(4, 8\) at '0', and the model nothing"):
         groupnorm.accelerate_(nn.ModuleDict({"a": gn()}), plan)
+    plan["0"].action = "skipp"
+    with pytest.raises(ConversionError, match=r"action='skipp'; expected .* did you mean 'skip'\?"):
+        groupnorm.accelerate_(model, plan)
+    with pytest.raises(AttributeError, match="nwe"):
+        plan["0"].nwe = "gn"
+    with pytest.raises(ArgumentError, match=r"plan='gn'; expected groupnorm\.accelerate_\.plan\(model\)"):
+        groupnorm.accelerate_(model, "gn")
 
 
 def test_nothing_to_do_is_a_warning_and_a_wrapped_model_an_error():
-    with pytest.warns(NothingConvertedWarning, match="nothing was accelerated"):
+    with pytest.warns(NothingConvertedWarning, match=r"no torch\.nn\.GroupNorm; for one with batch norms"):
         assert groupnorm.accelerate_(nn.Sequential(nn.Conv2d(3, 8, 3))).counts == {}
-    with pytest.warns(NothingConvertedWarning, match="0 of 1 norms"):
+    with pytest.warns(NothingConvertedWarning, match=r"0 of 1 norms .* \(the model itself is the norm, which cannot"):
         assert "the model itself" in groupnorm.accelerate_(gn()).plan[""].why
     with pytest.raises(ConversionError, match="wrap it afterwards"):
         groupnorm.accelerate_(nn.DataParallel(nn.Sequential(gn())))

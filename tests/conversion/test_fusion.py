@@ -15,7 +15,7 @@ import groupnorm
 from conversion.acceleration import X, accelerated, activated, gn, left
 from groupnorm.conversion.fusion import source
 
-NOTHING = "no activation follows it"
+NOTHING = "no ReLU, SiLU or GELU follows it"
 
 
 class Block(nn.Module):

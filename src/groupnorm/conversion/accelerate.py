@@ -10,6 +10,7 @@ from functools import partial
 
 from torch import nn
 
+from groupnorm.conversion.agreement import check_actions
 from groupnorm.conversion.convert import NothingConvertedWarning, still_held
 from groupnorm.conversion.exchangeable import describe
 from groupnorm.conversion.fusion.activations import activation_of, passes, unseen
@@ -48,6 +49,7 @@ def accelerate_(model: nn.Module, plan: Plan | None = None) -> Report:
         What was done, with ``undo()``. Nothing done is a :class:`groupnorm.conversion.NothingConvertedWarning`.
 
     Raises:
+        ArgumentError: ``plan`` is none.
         ConversionError: the model is wrapped, scripted or quantised; or the plan is of another model, or asks for what
             cannot be. The model is left as it was.
 
@@ -60,11 +62,7 @@ def accelerate_(model: nn.Module, plan: Plan | None = None) -> Report:
     made = plan_acceleration(model) if plan is None else _agreed(plan, model)
     rows = made.of("replace")
     if not rows:
-        warnings.warn(
-            f"nothing was accelerated: {made.summary}; look at the plan, groupnorm.accelerate_.plan(model)",
-            NothingConvertedWarning,
-            stacklevel=2,
-        )
+        warnings.warn(f"nothing was accelerated: {_nothing(made)}", NothingConvertedWarning, stacklevel=2)
     every = {site.path: site for site in sites(model)}
     replaced = [every[row.path].module for row in rows]
     around = _around([every[row.path] for row in rows if row.new != "gn"])
@@ -107,6 +105,14 @@ def plan_acceleration(model: nn.Module) -> Plan:
     return Plan("groupnorm.GroupNorm", [_row(site, site in usable, followed) for site in norms])
 
 
+def _nothing(made: Plan) -> str:
+    """Why a plan does nothing."""
+    if not made.rows:
+        return "the model has no torch.nn.GroupNorm; for one with batch norms use groupnorm.convert_(model, 'gn')"
+    reasons = "; ".join(dict.fromkeys(row.why for row in made.rows if row.why))
+    return f"{made.summary} ({reasons or 'all are to be skipped'})"
+
+
 def _row(site: Site, usable: bool, followed: dict[nn.Module, Rewritten]) -> Row:
     norm = site.module
     assert isinstance(norm, nn.GroupNorm)
@@ -129,7 +135,7 @@ def _after(site: Site, followed: dict[nn.Module, Rewritten]) -> tuple[str, str]:
     """The activation that a norm takes over from outside, "" for none, and which that is, or why there is none."""
     if why := unseen(site.module):
         return "", why
-    why = "no activation follows it"
+    why = "no ReLU, SiLU or GELU follows it"
     for parent, name in site.places:
         found, (_, already) = followed[parent], plain_class(parent)
         why = found.why.get(name, why)
@@ -152,6 +158,9 @@ def _around(norms: Iterable[Site]) -> dict[nn.Module, frozenset[str]]:
 
 def _agreed(plan: Plan, model: nn.Module) -> Plan:
     """A copy of a plan that was perhaps edited, if it can be carried out on this model."""
+    if not isinstance(plan, Plan):
+        raise ArgumentError(f"plan={plan!r}; expected groupnorm.accelerate_.plan(model), perhaps edited, or None")
+    check_actions(plan)
     now = {row.path: row for row in plan_acceleration(model).rows}
     for row in plan.of("replace") + plan.of("refuse"):
         here = now.get(row.path)
@@ -167,7 +176,11 @@ def _agreed(plan: Plan, model: nn.Module) -> Plan:
                 f"{here.becomes} ({here.why or 'as it is'}); expected a row of groupnorm.accelerate_.plan(model), with "
                 f"new='gn' to leave the activation alone, or action='skip'"
             )
-    return copy.deepcopy(plan)
+    agreed = copy.deepcopy(plan)
+    for row in agreed.of("replace"):
+        if row.new != now[row.path].new:
+            row.why = f"leaves the activation alone, as asked; otherwise {now[row.path].why}"
+    return agreed
 
 
 @dataclass(frozen=True)

@@ -33,13 +33,7 @@ def agree_(plan: Plan, found: Mapping[str, Site], seen: Mapping[nn.Module, Seen]
         ConversionError: it cannot be carried out on this model.
         DivisibilityError: a number of groups does not divide the channels.
     """
-    for row in plan.rows:
-        if row.action not in get_args(Action):
-            near = get_close_matches(str(row.action), get_args(Action), n=1)
-            hint = f"; did you mean {near[0]!r}?" if near else ""
-            raise ConversionError(
-                f"the row of {row.path!r} has action={row.action!r}; expected 'replace', 'skip' or 'refuse'{hint}"
-            )
+    check_actions(plan)
     if refused := plan.of("refuse"):
         reasons = "\n".join(f"- {row.path}: {row.why}" for row in refused)
         raise ConversionError(f"{len(refused)} norms cannot be converted:\n{reasons}")
@@ -100,6 +94,17 @@ def _target(row: Row) -> Norm:
     elif spec.number is not None:
         row.number = spec.number
     return spec.row
+
+
+def check_actions(plan: Plan) -> None:
+    """Raise unless each row has an action that there is."""
+    for row in plan.rows:
+        if row.action not in get_args(Action):
+            near = get_close_matches(str(row.action), get_args(Action), n=1)
+            hint = f"; did you mean {near[0]!r}?" if near else ""
+            raise ConversionError(
+                f"the row of {row.path!r} has action={row.action!r}; expected 'replace', 'skip' or 'refuse'{hint}"
+            )
 
 
 def _number(row: Row, target: Norm, positions: int | None) -> None:

@@ -18,7 +18,7 @@ _SPEC = re.compile(r"(ws\+)?([a-z0-9-]+)(:c?[0-9]+)?")
 Action = Literal["replace", "skip", "refuse"]
 
 
-@dataclass
+@dataclass(slots=True)
 class Row:
     """What happens to one norm. It may be edited before the plan is applied.
 

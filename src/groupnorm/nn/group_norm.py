@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -144,9 +145,11 @@ def _check(input: Tensor, num_channels: int, num_groups: int, training: bool) ->
 def _resolve_groups(num_groups: int | None, group_size: int | None, num_channels: int) -> int:
     """The number of groups from exactly one of ``num_groups`` and ``group_size``."""
     if (num_groups is None) == (group_size is None):
+        groups = num_groups or math.gcd(32, num_channels)
+        size = group_size or num_channels // groups
         raise ArgumentError(
             f"num_groups={num_groups}, group_size={group_size}; expected exactly one of the two, "
-            f"as in GroupNorm(32, {num_channels}) or GroupNorm(num_channels={num_channels}, group_size=16)"
+            f"as in GroupNorm({groups}, {num_channels}) or GroupNorm(num_channels={num_channels}, group_size={size})"
         )
     if num_groups is not None:
         check_groups(num_groups, num_channels)

@@ -64,7 +64,7 @@ def test_what_loses_is_shown_losing(tmp_path):
     slow = listed()[7].key
     found["cases"][slow] = on_cpu(forward=0.87, others=0.4)
     text = page(tmp_path, found)
-    assert f"| {slow} | forward | torch eager | **0.87** |" in text
+    assert f"| {slow} | forward | torch eager | **0.870** |" in text
     assert r"| bf16 contiguous relu \* | 1 | **0.87×** | 1.50× | 80% | 1 | 3.50× | 1.50× | 125% |" in text
     assert "| **missed** |" in text
 

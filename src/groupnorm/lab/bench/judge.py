@@ -97,7 +97,7 @@ def _of_cpu(found: Results) -> Iterator[Verdict]:
     yield _mean(every, cases, BOTH, 3.0)
     yield _least(every, cases, (FORWARD, BOTH), TORCH, 0.95, "no case is slower than torch eager by more than 5 %")
     for phase, activation, name, limit in (
-        (FORWARD, "none", "forward", 1.5),
+        (FORWARD, "none", "forward without activation", 1.5),
         (BOTH, "relu", "forward+backward with ReLU", 3.5),
     ):
         some = [c for c in cases if c.dtype == "fp32" and c.activation == activation and fits(c, found)]
@@ -155,8 +155,11 @@ def _mean(every: Measured, cases: list[Case], phase: str, least: float) -> Verdi
     theirs = _ratios(every, cases, (phase + WARM,), lambda timing: timing["ratios"][TORCH])
     limits = _ratios(every, cases, (phase + WARM,), partial(_limit, passes=PASSES[phase]))
     if theirs:
-        text += f"; {geometric_mean(value for value, _ in theirs):.2f}x in memory that is there, where a kernel that "
-        text += f"moves no byte twice, at the copy's rate, would reach {geometric_mean(v for v, _ in limits):.2f}x"
+        warm, best = (geometric_mean(value for value, _ in found) for found in (theirs, limits))
+        text += (
+            f"; {warm:.2f}x over {len(theirs)} in memory that is there, where a kernel that moves no byte twice, at "
+        )
+        text += f"the copy's rate, would reach {best:.2f}x"
     verdict = _verdict(len(ratios), len(cases), mean >= least)
     unsure = verdict == MISSED and len(ratios) < len(cases)
     return Verdict(target, text, MISSED_SO_FAR if unsure else verdict)

@@ -28,7 +28,7 @@ def bench(
     shapes: Annotated[
         str,
         typer.Option(
-            help="Comma-separated: unet, vae, video, resnet, rcnn, medical, flat, or own such as 2x8x16x16:4."
+            help="Of norms, comma-separated: unet, vae, video, resnet, rcnn, medical, flat, or own such as 2x8x16x16:4."
         ),
     ] = "all",
     dtypes: Annotated[str, typer.Option(help="Comma-separated: fp32, bf16, fp16.")] = "fp32,bf16",
@@ -42,7 +42,9 @@ def bench(
         str, typer.Option(help="Comma-separated: torch, compile, liger; torch always takes part.")
     ] = "torch,compile,liger",
     threads: Annotated[int, typer.Option(help="Of the CPU.", min=1)] = 2,
-    seconds_per_case: Annotated[float, typer.Option(help="Of timing; at least five rounds are made.", min=0.0)] = 12.0,
+    seconds_per_case: Annotated[
+        float, typer.Option(help="Of timing; at least five rounds, or three long ones, are made.", min=0.0)
+    ] = 12.0,
     huge: Annotated[bool, typer.Option("--huge", help="Also the input of more than 2^31 elements.")] = False,
     fresh: Annotated[bool, typer.Option("--fresh", help="Measure again what is measured.")] = False,
     quiet: Annotated[
@@ -88,7 +90,8 @@ def bench(
         else:
             keys = [case.key for case in every]
             conduct.run_cases(found, every, taking_part, how)
-            console.print(show.targets(judge.judge(found)))
+            if judge.measured(found):
+                console.print(show.targets(judge.judge(found)))
             if rows := bounds.bounds(found):
                 console.print(show.what_bounds(rows))
     entries = [found[MODELS if what is What.MODELS else CASES].get(key, {}) for key in keys]
