@@ -103,8 +103,8 @@ def _against_copy(axes: Axes, name: str, rates: Sequence[float]) -> None:
     axes.axvline(1, color=INK, linewidth=1.2, zorder=2)
     axes.xaxis.set_major_formatter(PercentFormatter(1, decimals=0))
     axes.grid(axis="x", color=INK, alpha=0.13, linewidth=0.8)
-    axes.set_title(f"{name} · in memory that is there", size=10.5, weight="bold", loc="left")
-    axes.set_xlabel("bytes that must move, of those a copy moves")
+    axes.set_title(name, size=10.5, weight="bold", loc="left")
+    axes.set_xlabel("bytes that must move, of those a copy moves\nin memory that is there")
 
 
 def _of_copy(entry: Entry, phase: str) -> float | None:
