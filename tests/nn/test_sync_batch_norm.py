@@ -126,6 +126,7 @@ x, upstream = torch.load(f"{folder}/batch.pt")
 parallel = nn.parallel.DistributedDataParallel(model)
 parallel(x.chunk(2)[rank]).backward(upstream.chunk(2)[rank])
 torch.save([p.grad for p in model.parameters()], f"{folder}/{rank}.pt")
+del parallel  # it holds the process group, whose threads would outlive the interpreter
 dist.barrier()
 dist.destroy_process_group()
 """

@@ -21,6 +21,7 @@ for _ in range(2):
     model.zero_grad()
     model(x.chunk(2)[rank]).backward(upstream.chunk(2)[rank])
 torch.save([p.grad for p in model.parameters()], f"{folder}/{rank}.pt")
+del model  # it holds the process group, whose threads would outlive the interpreter
 dist.barrier()
 dist.destroy_process_group()
 """
