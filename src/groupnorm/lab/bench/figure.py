@@ -45,7 +45,7 @@ def draw(found: Results) -> Figure:
         for column, phase in enumerate((FORWARD, BOTH)):
             speed = [Dot(c, e["timings"][phase]["ratios"][TORCH]) for c, e in every if phase in e["timings"]]
             _panel(grid[0][column], shapes, speed)
-            _against_torch(grid[0][column], _NAMES[phase], [dot.value for dot in speed])
+            _against_torch(grid[0][column], _NAMES[phase], speed)
             rates = [Dot(case, rate) for case, entry in every if (rate := _of_copy(entry, phase)) is not None]
             _panel(grid[1][column], shapes, rates)
             _against_copy(grid[1][column], _NAMES[phase], [dot.value for dot in rates])
@@ -81,7 +81,8 @@ def _panel(axes: Axes, shapes: Sequence[Shape], dots: Sequence[Dot]) -> None:
     axes.set_axisbelow(True)
 
 
-def _against_torch(axes: Axes, name: str, ratios: Sequence[float]) -> None:
+def _against_torch(axes: Axes, name: str, dots: Sequence[Dot]) -> None:
+    ratios, judged = [dot.value for dot in dots], [dot.value for dot in dots if dot.case.shape != HUGE]
     axes.set_xscale("log")
     low, high = min([0.8, *ratios]) / 1.12, max([4.0, *ratios]) * 1.12
     axes.set_xlim(low, high)
@@ -91,7 +92,7 @@ def _against_torch(axes: Axes, name: str, ratios: Sequence[float]) -> None:
     axes.xaxis.set_minor_locator(NullLocator())
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}×"))
     axes.grid(axis="x", color=INK, alpha=0.13, linewidth=0.8)
-    mean = geometric_mean(ratios) if ratios else None
+    mean = geometric_mean(judged) if judged else None
     if mean is not None:
         axes.axvline(mean, color=INK, linewidth=1.2, linestyle=(0, (4, 2)), zorder=2)
     axes.set_title(name + (f" · mean {mean:.2f}×" if mean else ""), size=10.5, weight="bold", loc="left")
