@@ -93,7 +93,7 @@ MISTAKES = {
         ArgumentError,
         "num_groups=4, group_size=16",
         "expected exactly one of the two",
-        "GroupNorm(4, 64) or GroupNorm(num_channels=64, group_size=16)",
+        "GroupNorm(32, 64) or GroupNorm(num_channels=64, group_size=2)",
     ),
     "module: groups below 1": Mistake(
         lambda: GroupNorm(0, 8), ArgumentError, "num_groups=0", "expected at least 1", "1 is layer norm"

@@ -109,8 +109,7 @@ def _nothing(made: Plan) -> str:
     """Why a plan does nothing."""
     if not made.rows:
         return "the model has no torch.nn.GroupNorm; for one with batch norms use groupnorm.convert_(model, 'gn')"
-    reasons = "; ".join(dict.fromkeys(row.why for row in made.rows if row.why))
-    return f"{made.summary} ({reasons or 'all are to be skipped'})"
+    return f"{made.summary} ({'; '.join(dict.fromkeys(row.why for row in made.rows))})"
 
 
 def _row(site: Site, usable: bool, followed: dict[nn.Module, Rewritten]) -> Row:
@@ -177,9 +176,14 @@ def _agreed(plan: Plan, model: nn.Module) -> Plan:
                 f"new='gn' to leave the activation alone, or action='skip'"
             )
     agreed = copy.deepcopy(plan)
-    for row in agreed.of("replace"):
-        if row.new != now[row.path].new:
-            row.why = f"leaves the activation alone, as asked; otherwise {now[row.path].why}"
+    for row in agreed.rows:
+        here = now.get(row.path)
+        if here is None or here.action != "replace":
+            continue
+        if row.action == "skip":
+            row.why = "is skipped, as asked"
+        elif row.new != here.new:
+            row.why = f"leaves the activation alone, as asked; otherwise {here.why}"
     return agreed
 
 

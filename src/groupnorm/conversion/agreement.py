@@ -55,6 +55,17 @@ def agree_(plan: Plan, found: Mapping[str, Site], seen: Mapping[nn.Module, Seen]
         row.lost = lost(site.module, facts, target, row.number)
 
 
+def check_actions(plan: Plan) -> None:
+    """Raise unless each row has an action that there is."""
+    for row in plan.rows:
+        if row.action not in get_args(Action):
+            near = get_close_matches(str(row.action), get_args(Action), n=1)
+            hint = f"; did you mean {near[0]!r}?" if near else ""
+            raise ConversionError(
+                f"the row of {row.path!r} has action={row.action!r}; expected 'replace', 'skip' or 'refuse'{hint}"
+            )
+
+
 def _planned_for(row: Row, found: Mapping[str, Site]) -> tuple[Site, Facts]:
     """The norm of a row."""
     site = found.get(row.path)
@@ -94,17 +105,6 @@ def _target(row: Row) -> Norm:
     elif spec.number is not None:
         row.number = spec.number
     return spec.row
-
-
-def check_actions(plan: Plan) -> None:
-    """Raise unless each row has an action that there is."""
-    for row in plan.rows:
-        if row.action not in get_args(Action):
-            near = get_close_matches(str(row.action), get_args(Action), n=1)
-            hint = f"; did you mean {near[0]!r}?" if near else ""
-            raise ConversionError(
-                f"the row of {row.path!r} has action={row.action!r}; expected 'replace', 'skip' or 'refuse'{hint}"
-            )
 
 
 def _number(row: Row, target: Norm, positions: int | None) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import torch
@@ -13,6 +12,7 @@ from groupnorm import functional
 from groupnorm.checks import check_activation, check_eps, check_group_elements, check_groups, check_integer
 from groupnorm.errors import ArgumentError, DivisibilityError
 from groupnorm.nn.base import check_channels
+from groupnorm.nn.norm import default_groups
 from groupnorm.ops.backends import AUTO, check_name
 
 
@@ -145,8 +145,8 @@ def _check(input: Tensor, num_channels: int, num_groups: int, training: bool) ->
 def _resolve_groups(num_groups: int | None, group_size: int | None, num_channels: int) -> int:
     """The number of groups from exactly one of ``num_groups`` and ``group_size``."""
     if (num_groups is None) == (group_size is None):
-        groups = num_groups or math.gcd(32, num_channels)
-        size = group_size or num_channels // groups
+        groups = default_groups(num_channels)
+        size = num_channels // groups
         raise ArgumentError(
             f"num_groups={num_groups}, group_size={group_size}; expected exactly one of the two, "
             f"as in GroupNorm({groups}, {num_channels}) or GroupNorm(num_channels={num_channels}, group_size={size})"

@@ -105,6 +105,28 @@ def test_promises_are_looked_at_with_the_listed_cases(tmp_path, measured, monkey
     assert list(found["rates"]) == conduct.rates.KINDS
 
 
+def test_kernels_that_an_interrupt_left_out_are_measured_by_the_next_run(tmp_path, measured, monkeypatch):
+    seen = []
+
+    def measure(kind, seconds):
+        seen.append(kind)
+        if len(seen) == 3:
+            raise KeyboardInterrupt
+        return {"timings": {}}
+
+    monkeypatch.setattr(conduct.accuracy, "hostile", lambda device: {})
+    monkeypatch.setattr(conduct.accuracy, "kept", lambda device: {})
+    monkeypatch.setattr(conduct.calls, "measure", lambda seconds: {"timings": {}})
+    monkeypatch.setattr(conduct.rates, "measure", measure)
+    monkeypatch.setattr(conduct.cpu, "unavailable", lambda: "")
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path / "device.json", cases=conduct.judge.listed()[:1])
+    found = run(tmp_path / "device.json", cases=conduct.judge.listed()[:1])
+    kinds = conduct.rates.KINDS
+    assert seen == [*kinds[:3], *kinds[2:]], "nothing finished is measured again"
+    assert list(found["rates"]) == kinds
+
+
 def test_what_was_disturbed_is_measured_again_when_the_machine_is_quiet(tmp_path, measured, monkeypatch):
     path = tmp_path / "device.json"
     busy = iter([1.5, 0.4, 0.1])

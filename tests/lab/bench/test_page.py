@@ -17,7 +17,7 @@ MODEL = {
     "timings": {
         "inference": {
             "seconds": {"before": [2.0] * 3, "after": [1.0] * 3, "free": [0.8] * 3},
-            "ratios": {"before": 2.0},
+            "ratios": {"before": 2.0, "free": 0.8},
             "others": 0.5,
         }
     },

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from groupnorm.lab.bench.contenders import COPY, TORCH
-from groupnorm.lab.bench.judge import fits, geometric_mean, measured
+from groupnorm.lab.bench.judge import fits, geometric_mean, limit, measured
 from groupnorm.lab.bench.measure import BOTH, FORWARD, PASSES, WARM
 from groupnorm.lab.bench.rates import rate
 from groupnorm.lab.bench.store import RATES, Results
@@ -66,9 +66,8 @@ def _bound(found: Results, phase: str) -> Iterator[tuple[str, tuple[float, float
             continue
         call, element = rate(kernels, phase)
         copy, torch = (timing["seconds"][name][1] for name in (COPY, TORCH))
-        bytes_once = copy * PASSES[phase] / PASSES[COPY]
-        terms = {CALL: call, ARITHMETIC: element * case.shape.elements}
-        terms |= {MEMORY: bytes_once} if fits(case, found) else {MEMORY_AGAIN: copy * _READ_AGAIN[phase] / PASSES[COPY]}
-        what = max(terms, key=lambda name: terms[name])
-        seconds = call + max(own for name, own in terms.items() if name != CALL)
-        yield what, (timing["ratios"][TORCH], torch / seconds, torch / bytes_once)
+        memory, passes = (MEMORY, PASSES[phase]) if fits(case, found) else (MEMORY_AGAIN, _READ_AGAIN[phase])
+        work = {ARITHMETIC: element * case.shape.elements, memory: copy * passes / PASSES[COPY]}
+        longest = max(work, key=lambda name: work[name])
+        what = CALL if call > work[longest] else longest
+        yield what, (timing["ratios"][TORCH], torch / (call + work[longest]), limit(timing, PASSES[phase]))

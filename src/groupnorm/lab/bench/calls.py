@@ -13,10 +13,9 @@ from torch import Tensor
 from groupnorm.functional import group_norm
 from groupnorm.lab.bench.cases import Case, Shape
 from groupnorm.lab.bench.contenders import OURS, TORCH, Norm, eager, ours
-from groupnorm.lab.bench.machine import watching_others
 from groupnorm.lab.bench.measure import BOTH, FORWARD
 from groupnorm.lab.bench.tensors import Tensors, tensors
-from groupnorm.lab.bench.timing import Run, Runs, figures, rounds, wall_clock, warm_up
+from groupnorm.lab.bench.timing import Run, Runs, timed, wall_clock
 from groupnorm.ops import cpu
 
 KERNEL, EMPTY = "cpu", "empty"
@@ -63,10 +62,7 @@ def measure(seconds: float) -> Entry:
         steps = {name: partial(_step, norm, given, phase == BOTH) for name, norm in norms.items()}
         runs: Runs = {name: ready(step, between) for name, step in steps.items()}
         with torch.set_grad_enabled(phase == BOTH):
-            warm_up(runs, wall_clock, seconds / 8)
-            with watching_others() as quiet:
-                times = rounds(runs, wall_clock, seconds / 4)
-        timings[phase + between] = figures(times, OURS) | quiet
+            timings[phase + between] = timed(runs, wall_clock, seconds / 4, OURS)
     return {"timings": timings}
 
 

@@ -69,13 +69,8 @@ def run_cases(found: Results, cases: Sequence[Case], peers: list[str], how: How)
         how.console.print("Hostile input, and what is kept for the backward pass ...")
         found.put(HOSTILE, accuracy.hostile(device))
         found.put(KEPT, {"norm and SiLU": accuracy.kept(device)})
-    if promised and device == "cpu" and how.lacks(found, CALLS, "smallest"):
-        how.console.print("What a call costs by itself ...")
-        if how.quiet:
-            _wait_for_quiet()
-        found.put(CALLS, {"smallest": calls.measure(how.seconds)})
-        if not cpu.unavailable():
-            found.put(RATES, {kind: rates.measure(kind, how.seconds / 3) for kind in rates.KINDS})
+    if promised and device == "cpu":
+        _run_parts(found, how)
     cost = 1.5 * how.seconds + _COMPILES * ("compile" in every)
     jobs: list[Job] = [
         (case.key, cost + case.nbytes / 1e9 * _PER_GIGABYTE, partial(measure, case, every, device, how.seconds))
@@ -83,6 +78,20 @@ def run_cases(found: Results, cases: Sequence[Case], peers: list[str], how: How)
         if how.lacks(found, CASES, case.key, every)
     ]
     _carry_out(found, CASES, jobs, len(cases) - len(jobs), how, show.case_line)
+
+
+def _run_parts(found: Results, how: How) -> None:
+    """What a call costs, and the kernels where there are some."""
+    parts = [(CALLS, "smallest", partial(calls.measure, how.seconds))]
+    if not cpu.unavailable():
+        parts += [(RATES, kind, partial(rates.measure, kind, how.seconds / 3)) for kind in rates.KINDS]
+    missing = [part for part in parts if how.lacks(found, *part[:2])]
+    if missing:
+        how.console.print("What a call costs, and the kernels without memory ...")
+    for section, key, make in missing:
+        if how.quiet:
+            _wait_for_quiet()
+        found.put(section, {key: make()})
 
 
 def run_models(found: Results, keys: Sequence[str], how: How) -> None:

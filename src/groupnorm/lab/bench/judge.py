@@ -91,19 +91,25 @@ def fits(case: Case, found: Results) -> bool:
     return case.group_bytes <= (found.machine["l2"] or 0)
 
 
+def limit(timing: Entry, passes: int) -> float:
+    """How many times as fast as torch a kernel is that moves the bytes that must move as a copy moves its own."""
+    copy, torch = (timing["seconds"][name][1] for name in (COPY, TORCH))
+    return float(torch / (copy * passes / PASSES[COPY]))
+
+
 def _of_cpu(found: Results) -> Iterator[Verdict]:
     every, cases = measured(found), listed()
     yield _mean(every, cases, FORWARD, 2.0)
     yield _mean(every, cases, BOTH, 3.0)
     yield _least(every, cases, (FORWARD, BOTH), TORCH, 0.95, "no case is slower than torch eager by more than 5 %")
-    for phase, activation, name, limit in (
+    for phase, activation, name, most in (
         (FORWARD, "none", "forward without activation", 1.5),
         (BOTH, "relu", "forward+backward with ReLU", 3.5),
     ):
         some = [c for c in cases if c.dtype == "fp32" and c.activation == activation and fits(c, found)]
-        target = f"fp32 {name}, a group fits the L2: at most {limit} copies into memory that is there"
+        target = f"fp32 {name}, a group fits the L2: at most {most} copies into memory that is there"
         times = _ratios(every, some, (phase + WARM,), lambda timing: 1 / timing["ratios"][COPY])
-        yield _extreme(target, times, len(some), "copies", partial(ge, limit), largest=True)
+        yield _extreme(target, times, len(some), "copies", partial(ge, most), largest=True)
 
 
 def _of_gpu(found: Results) -> Iterator[Verdict]:
@@ -112,9 +118,8 @@ def _of_gpu(found: Results) -> Iterator[Verdict]:
     for phase, fitting, elsewhere in ((FORWARD, 85, 65), (BACKWARD, 75, 55)):
         for least, inside in ((fitting, True), (elsewhere, False)):
             some = [case for case in cases if fits(case, found) == inside]
-            target = (
-                f"bf16 {phase} with SiLU, a group {'fits' if inside else 'does not fit'} the L2: at least {least} %"
-            )
+            does = "fits" if inside else "does not fit"
+            target = f"bf16 {phase} with SiLU, a group {does} the L2: at least {least} %"
             rates = _ratios(every, some, (phase,), lambda timing: 100 * timing["of_copy"])
             if some:
                 yield _extreme(f"{target} of the copy's rate", rates, len(some), "%", partial(le, least))
@@ -153,22 +158,14 @@ def _mean(every: Measured, cases: list[Case], phase: str, least: float) -> Verdi
     mean = geometric_mean(value for value, _ in ratios)
     text = f"{mean:.2f}x over {_count(ratios, len(cases))}"
     theirs = _ratios(every, cases, (phase + WARM,), lambda timing: timing["ratios"][TORCH])
-    limits = _ratios(every, cases, (phase + WARM,), partial(_limit, passes=PASSES[phase]))
+    limits = _ratios(every, cases, (phase + WARM,), partial(limit, passes=PASSES[phase]))
     if theirs:
         warm, best = (geometric_mean(value for value, _ in found) for found in (theirs, limits))
-        text += (
-            f"; {warm:.2f}x over {len(theirs)} in memory that is there, where a kernel that moves no byte twice, at "
-        )
-        text += f"the copy's rate, would reach {best:.2f}x"
+        text += f"; {warm:.2f}x over {len(theirs)} in memory that is there, where a kernel that moves no byte twice, "
+        text += f"at the copy's rate, would reach {best:.2f}x"
     verdict = _verdict(len(ratios), len(cases), mean >= least)
     unsure = verdict == MISSED and len(ratios) < len(cases)
     return Verdict(target, text, MISSED_SO_FAR if unsure else verdict)
-
-
-def _limit(timing: Entry, passes: int) -> float:
-    """How many times as fast as torch a kernel is that moves the bytes that must move as a copy moves its own."""
-    copy, torch = (timing["seconds"][name][1] for name in (COPY, TORCH))
-    return float(torch / (copy * passes / PASSES[COPY]))
 
 
 def _least(

@@ -15,9 +15,8 @@ from groupnorm.lab.bench import memory
 from groupnorm.lab.bench.cases import Case
 from groupnorm.lab.bench.check import PEER_ROUNDINGS, ROUNDINGS, errors, refusal, right
 from groupnorm.lab.bench.contenders import COPY, OURS, TORCH, Contender, Norm, eager, ours
-from groupnorm.lab.bench.machine import watching_others
 from groupnorm.lab.bench.tensors import Tensors, tensors
-from groupnorm.lab.bench.timing import Clock, Run, Runs, clock_of, figures, rounds, warm_up
+from groupnorm.lab.bench.timing import Clock, Run, Runs, clock_of, timed
 
 FORWARD, BACKWARD, BOTH = "forward", "backward", "forward+backward"
 PASSES = {FORWARD: 2, BACKWARD: 3, BOTH: 5, COPY: 2}
@@ -135,20 +134,16 @@ def _sets_of_cuda(case: Case, norms: dict[str, Norm], given: Tensors, seconds: f
 
 
 def _figures(case: Case, phase: str, runs: Runs, clock: Clock, seconds: float) -> Entry:
-    """Those of :func:`groupnorm.lab.bench.timing.figures`, and of our own:
+    """Those of :func:`groupnorm.lab.bench.timing.timed`, and of our own:
 
-    ``gbs``, the bytes that at least are moved in GB/s; ``of_copy``, the same as a fraction of what the copy moves;
-    ``others``, cores that other processes kept busy meanwhile.
+    ``gbs``, the bytes that at least are moved in GB/s; ``of_copy``, the same as a fraction of what the copy moves.
     """
     passes = PASSES[phase]
-    warm_up(runs, clock, seconds / 2)
-    with watching_others() as quiet:
-        times = rounds(runs, clock, seconds)
-    found = figures(times, OURS)
+    found = timed(runs, clock, seconds, OURS)
     found["gbs"] = passes * case.nbytes / found["seconds"][OURS][1] / 1e9
     if COPY in runs:
         found["of_copy"] = passes / PASSES[COPY] * found["ratios"][COPY]
-    return found | quiet
+    return found
 
 
 def _forward(norm: Norm, given: Tensors) -> Ready:

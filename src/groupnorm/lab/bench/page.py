@@ -125,7 +125,7 @@ def _model(key: str, entry: Entry) -> dict[str, Any]:
             "step": step,
             "seconds": [show.milliseconds(timing["seconds"][variant][1]) for variant in (BEFORE, AFTER)],
             "ratio": ratio(timing["ratios"][BEFORE]),
-            "limit": ratio(timing["seconds"][BEFORE][1] / timing["seconds"][FREE][1]),
+            "limit": ratio(timing["ratios"][BEFORE] / timing["ratios"][FREE]),
             "memory": [show.megabytes(entry["memory"][step][variant]) for variant in (BEFORE, AFTER)],
         }
         for step, timing in entry["timings"].items()

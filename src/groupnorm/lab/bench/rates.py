@@ -10,10 +10,9 @@ import torch
 
 from groupnorm.functional import group_norm
 from groupnorm.lab.bench.cases import GRID_ACTIVATIONS, GRID_DTYPES, LAYOUTS, Case, Shape, grid
-from groupnorm.lab.bench.machine import watching_others
 from groupnorm.lab.bench.measure import BOTH, FORWARD
 from groupnorm.lab.bench.tensors import tensors
-from groupnorm.lab.bench.timing import Run, figures, rounds, wall_clock, warm_up
+from groupnorm.lab.bench.timing import Run, timed, wall_clock
 
 SMALL, LARGE = "small", "large"
 _SHAPES = {SMALL: Shape((2, 64, 16, 16), 32), LARGE: Shape((2, 64, 32, 32), 32)}
@@ -47,10 +46,7 @@ def measure(kind: str, seconds: float) -> Entry:
     for phase in (FORWARD, BOTH):
         runs = {size: _ready(Case(shape, *kind.split()), phase) for size, shape in _SHAPES.items()}
         with torch.set_grad_enabled(phase == BOTH):
-            warm_up(runs, wall_clock, seconds / 4)
-            with watching_others() as quiet:
-                times = rounds(runs, wall_clock, seconds / 2)
-        timings[phase] = figures(times, LARGE) | quiet
+            timings[phase] = timed(runs, wall_clock, seconds / 2, LARGE)
     return {"timings": timings}
 
 

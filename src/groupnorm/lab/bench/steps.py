@@ -14,10 +14,9 @@ from torch import Tensor, nn
 
 import groupnorm
 from groupnorm.lab.bench.cases import DTYPES
-from groupnorm.lab.bench.machine import watching_others
 from groupnorm.lab.bench.memory import peak_of
 from groupnorm.lab.bench.networks import build, run
-from groupnorm.lab.bench.timing import Run, clock_of, figures, rounds, warm_up
+from groupnorm.lab.bench.timing import Run, clock_of, timed
 
 BEFORE, AFTER, FREE = "before", "after", "free"
 """The network as it was, accelerated, and with norms that do nothing: that is as fast as any norm can make it."""
@@ -50,10 +49,7 @@ def measure(name: str, dtype: str, device: str, threads: int, seconds: float) ->
     for step in (INFERENCE, TRAINING):
         models = {BEFORE: before, AFTER: after, FREE: _without_norms(before)}
         runs = {variant: _ready(stepper(step, model, inputs)) for variant, model in models.items()}
-        warm_up(runs, clock, seconds / 4)
-        with watching_others() as quiet:
-            times = rounds(runs, clock, seconds / 2)
-        timings[step] = figures(times, AFTER) | quiet
+        timings[step] = timed(runs, clock, seconds / 2, AFTER)
     memory = {step: {v: _peak(name, dtype, device, threads, step, v) for v in (BEFORE, AFTER)} for step in timings}
     return entry | {"status": "measured", "timings": timings, "memory": memory}
 

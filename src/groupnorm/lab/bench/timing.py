@@ -10,6 +10,8 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 
+from groupnorm.lab.bench.machine import watching_others
+
 Run = Callable[[], object]
 """What is timed. What it returns is freed after the clock has stopped."""
 
@@ -62,6 +64,16 @@ class EventClock:
 def clock_of(device: str) -> Clock:
     """The clock for "cpu" or "cuda"."""
     return EventClock() if device == "cuda" else wall_clock
+
+
+def timed(runs: Runs, clock: Clock, seconds: float, mine: str) -> dict[str, Any]:
+    """Warm up for half of ``seconds``, time for ``seconds``: :func:`figures`, and ``others``, the cores that other
+    processes kept busy meanwhile.
+    """
+    warm_up(runs, clock, seconds / 2)
+    with watching_others() as quiet:
+        times = rounds(runs, clock, seconds)
+    return figures(times, mine) | quiet
 
 
 def warm_up(runs: Runs, clock: Clock, seconds: float) -> None:
