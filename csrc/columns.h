@@ -8,19 +8,11 @@
 // With room for a whole vector at any of them.
 inline int64_t padded_columns(int64_t columns) { return divide_up(columns, 16) * 16 + 16; }
 
-// Samples whose gradients are summed as one; not a function of the channels, so that more of these change no bit.
-inline int64_t samples_of_block(int64_t samples, int64_t slices, int64_t elements_of_group) {
-    return slices > 1 ? 1 : std::max(divide_up(samples, 64), SLICE / 8 / elements_of_group);
-}
-
-// A parameter of each column, where a channel is `wide` columns; without one, the other value.
+// A parameter with room for a whole vector at any of its channels; without one, the other value.
 template <class A>
-const A* widened(const A* parameter, A otherwise, int64_t channels, int64_t wide) {
-    A* columns = filled<A>(padded_columns(channels * wide), otherwise);
-    if (parameter && wide == 1)
-        std::copy_n(parameter, channels, columns);
-    else if (parameter)
-        for (int64_t c = 0; c < channels; c++) std::fill_n(columns + c * wide, wide, parameter[c]);
+const A* padded(const A* parameter, A otherwise, int64_t channels) {
+    A* columns = filled<A>(padded_columns(channels), otherwise);
+    if (parameter) std::copy_n(parameter, channels, columns);
     return columns;
 }
 

@@ -32,7 +32,6 @@ void run(const Arguments& arguments) {
     schedule(kernel, arguments.p.threads);
     if constexpr (requires { kernel.parameters(); })
         if (arguments.dweight || arguments.dbias) kernel.parameters();
-    workspace.clear();
 }
 
 }  // namespace

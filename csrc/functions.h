@@ -65,7 +65,7 @@ struct Normal {
 // Below -a lies e^(-a^2/2) P(t), t = 1 / (1 + 0.26 a); P was fitted for the least relative error, 5e-9 up to a = 14.
 inline Normal<Lanes<float>::V> normal(Lanes<float>::V x) {
     using L = Lanes<float>;
-    L::V a = L::magnitude(x), one = L::splat(1.0f);
+    L::V a = L::smaller(L::splat(1000.0f), L::magnitude(x)), one = L::splat(1.0f);  // of inf there is no reciprocal
     L::V e = power_of_two(a * a * L::splat(-0.5f * (float)M_LOG2E));
     L::V t = L::reciprocal(L::fma(a, L::splat(0.26f), one));
     L::V p = polynomial<L>(t, 0.03392564f, -0.17051573f, 0.2909748f, -0.20080088f, 0.20010845f, 0.031212762f,

@@ -1,25 +1,38 @@
 // The functions of the library, as groupnorm.ops.cpu calls them.
 #include "kernels.h"
 
+#include <new>
 #include <type_traits>
 
 #include "parallel.h"
+#include "workspace.h"
 
 namespace {
 
-// Calls f with a null pointer to the type of the elements.
+// Calls f with a null pointer to the type of the elements. 0, or 1 where memory or threads ran out: an exception must
+// not leave a function that C calls.
 template <class F>
-void with_dtype(int which, F&& f) {
-    switch (which) {
-        case 1:
-            return f((bfloat16*)nullptr);
-        case 2:
-            return f((float16*)nullptr);
-        case 3:
-            return f((double*)nullptr);
-        default:
-            return f((float*)nullptr);
+int with_dtype(int which, F&& f) noexcept {
+    int failed = 0;
+    try {
+        switch (which) {
+            case 1:
+                f((bfloat16*)nullptr);
+                break;
+            case 2:
+                f((float16*)nullptr);
+                break;
+            case 3:
+                f((double*)nullptr);
+                break;
+            default:
+                f((float*)nullptr);
+        }
+    } catch (const std::exception&) {
+        failed = 1;
     }
+    workspace.clear();
+    return failed;
 }
 
 }  // namespace
@@ -28,14 +41,15 @@ void with_dtype(int which, F&& f) {
 
 extern "C" {
 
-EXPORTED void groupnorm_use_threads(Fork fork, Number number) {
+EXPORTED int groupnorm_use_threads(Fork fork, Number number) {
     fork_threads = fork;
     thread_number = number;
+    return 0;
 }
 
-EXPORTED void groupnorm_forward(const Problem* p, const void* x, const void* add, void* total, const void* weight,
-                                const void* bias, void* mean, void* rstd, void* y, double eps, int given) {
-    with_dtype(p->dtype, [&](auto* typed) {
+EXPORTED int groupnorm_forward(const Problem* p, const void* x, const void* add, void* total, const void* weight,
+                               const void* bias, void* mean, void* rstd, void* y, double eps, int given) {
+    return with_dtype(p->dtype, [&](auto* typed) {
         using T = std::remove_pointer_t<decltype(typed)>;
         using A = accumulator<T>;
         forward(Forward<T>{*p, (const T*)x, (const T*)add, (T*)total, (const A*)weight, (const A*)bias, (A*)mean,
@@ -43,10 +57,10 @@ EXPORTED void groupnorm_forward(const Problem* p, const void* x, const void* add
     });
 }
 
-EXPORTED void groupnorm_backward(const Problem* p, const void* dy, const void* x, const void* weight, const void* bias,
-                                 const void* mean, const void* rstd, void* dx, void* dweight, void* dbias, void* sums,
-                                 int fixed) {
-    with_dtype(p->dtype, [&](auto* typed) {
+EXPORTED int groupnorm_backward(const Problem* p, const void* dy, const void* x, const void* weight, const void* bias,
+                                const void* mean, const void* rstd, void* dx, void* dweight, void* dbias, void* sums,
+                                int fixed) {
+    return with_dtype(p->dtype, [&](auto* typed) {
         using T = std::remove_pointer_t<decltype(typed)>;
         using A = accumulator<T>;
         backward(Backward<T>{*p, (const T*)dy, (const T*)x, (const A*)weight, (const A*)bias, (const A*)mean,

@@ -2,13 +2,14 @@
 // wide. The groups of a line are neighbours; scale and shift are read beside them.
 #pragma once
 #include <cmath>
-#include <numeric>
+#include <utility>
 
 #include "columns.h"
 #include "schedule.h"
 #include "workspace.h"
 
 struct LinesShape {
+    static constexpr int64_t PART = 4096;                     // columns that are gone through together
     int64_t samples, channels, wide, columns, groups, size;  // size: columns of a group
 
     LinesShape(const Problem& p)
@@ -19,8 +20,55 @@ struct LinesShape {
           groups(p.groups),
           size(columns / groups) {}
 
-    int64_t block() const { return samples_of_block(samples, 1, size); }
-    int64_t blocks() const { return divide_up(samples, block()); }
+    // Calls f(first column of the line, columns) for each part of a group.
+    template <class F>
+    void each_part(int64_t group, F&& f) const {
+        for (int64_t k = 0; k < size; k += PART) f(group * size + k, std::min(PART, size - k));
+    }
+};
+
+// Scale and shift of each column. Those of long lines are widened part by part: as arrays they could take more memory
+// than the input.
+template <class A>
+class ColumnParameters {
+    static constexpr int64_t SHORT = 16384;
+    const LinesShape& shape;
+    const A *const weight, *const bias;
+    A* columns;  // of the whole line, or of a part for each worker: scales, then shifts
+    const bool whole;
+    const int64_t length;
+
+    void widen(const A* parameter, A otherwise, int64_t first, int64_t n, A* to) const {
+        int64_t c = first / shape.wide, left = (c + 1) * shape.wide - first;  // columns of this channel
+        for (int64_t k = 0; k < n; c++, left = shape.wide) {
+            const int64_t end = std::min(n, k + left);
+            std::fill(to + k, to + end, parameter ? parameter[c] : otherwise);
+            k = end;
+        }
+        std::fill_n(to + n, length - n, A(0));
+    }
+
+  public:
+    ColumnParameters(const LinesShape& shape, const A* weight, const A* bias, int workers)
+        : shape(shape),
+          weight(weight),
+          bias(bias),
+          whole(shape.columns <= SHORT),
+          length(padded_columns(whole ? shape.columns : shape.PART)) {
+        columns = temporary<A>(2 * length * (whole ? 1 : workers));
+        if (!whole) return;
+        widen(weight, 1, 0, shape.columns, columns);
+        widen(bias, 0, 0, shape.columns, columns + length);
+    }
+
+    // Those of some neighbouring columns; there is room for a whole vector at any of them.
+    std::pair<const A*, const A*> at(int worker, int64_t first, int64_t n) const {
+        if (whole) return {columns + first, columns + length + first};
+        A* part = columns + 2 * length * worker;
+        widen(weight, 1, first, n, part);
+        widen(bias, 0, first, n, part + length);
+        return {part, part + length};
+    }
 };
 
 template <class T, class Act>
@@ -30,7 +78,7 @@ class LinesForward {
     const Forward<T>& f;
     const LinesShape shape;
     const Destination<T> to;
-    const A *const weight, *const bias;
+    const ColumnParameters<A> parameter;
     A* low;  // what rounding the mean to its dtype took off
 
   public:
@@ -38,13 +86,12 @@ class LinesForward {
         : f(f),
           shape(f.p),
           to(f.y, shape.samples * shape.columns),
-          weight(widened<A>(f.weight, 1, shape.channels, shape.wide)),
-          bias(widened<A>(f.bias, 0, shape.channels, shape.wide)),
+          parameter(shape, f.weight, f.bias, f.p.threads),
           low(filled<A>(shape.samples * shape.groups)) {}
 
     int64_t units() const { return shape.samples; }
     int64_t slices() const { return 1; }
-    int64_t block() const { return shape.block(); }
+    int64_t block() const { return std::max<int64_t>(divide_up(shape.samples, 64), SLICE / 8 / shape.size); }
     bool reduces() const { return !f.given; }
     bool applies() const { return f.y; }
 
@@ -54,26 +101,33 @@ class LinesForward {
             const Moments all =
                 moments_of_run(f.x + at, f.add ? f.add + at : nullptr, f.add ? f.total + at : nullptr, shape.size);
             f.mean[i] = all.mean;
-            f.rstd[i] = 1 / std::sqrt(all.squares / all.count + f.eps);
+            f.rstd[i] = inverse_deviation(all, f.eps);
             low[i] = all.mean - f.mean[i];
         }
     }
 
     void finish(int, int64_t) {}
 
-    void apply(int, int64_t sample, int64_t) {
-        const T* x = f.add ? f.total : f.x;
+    void apply(int worker, int64_t sample, int64_t) {
+        const T* x = (f.add ? f.total : f.x) + sample * shape.columns;
+        T* y = f.y + sample * shape.columns;
         for (int64_t g = 0; g < shape.groups; g++) {
-            const int64_t i = sample * shape.groups + g, at = i * shape.size, j = g * shape.size;
+            const int64_t i = sample * shape.groups + g;
             const auto m = L::splat(f.mean[i]), r = L::splat(f.rstd[i]), off = L::splat(-low[i] * f.rstd[i]);
-            write<L>(f.y + at, shape.size, to.streams(), [&](int64_t k, int rest) {
-                auto xhat = L::fma(take<L>(x + at + k, rest) - m, r, off);
-                return Act::value(L::fma(xhat, L::load(weight + j + k), L::load(bias + j + k)));
+            shape.each_part(g, [&](int64_t j, int64_t n) {
+                const auto [weight, bias] = parameter.at(worker, j, n);
+                const A *w = weight, *b = bias;  // a lambda cannot capture the names of a pair's parts
+                write<L>(y + j, n, to.streams(), [&](int64_t k, int rest) {
+                    auto xhat = L::fma(take<L>(x + j + k, rest) - m, r, off);
+                    return Act::value(L::fma(xhat, L::load(w + k), L::load(b + k)));
+                });
             });
         }
     }
 };
 
+// A unit is some samples and some groups of them: so many samples that the sums for scale and shift, which each block of
+// samples has for itself, take at most half of what the input takes.
 template <class T, class Act>
 class LinesBackward {
     using A = accumulator<T>;
@@ -81,81 +135,135 @@ class LinesBackward {
     using V = typename L::V;
     const Backward<T>& b;
     const LinesShape shape;
+    const int64_t groups_of_unit, unit_row, samples_of_unit, blocks;
     const Destination<T> to;
-    const A *const weight, *const bias;
-    A* totals;  // [of d, of d xhat] of each column and block of samples
+    const ColumnParameters<A> parameter;
+    double* totals;  // [of d, of d xhat] of each channel and block of samples
+    A* columns;      // [d, d xhat] of each column of a part, by worker
     struct Factors {
         A xhat, constant;
     };
     Factors* factors;
+    struct Sums {
+        double g, gx;
+    };
+    Sums* sums;  // of each sample of a unit, by worker
 
-    A* total(int64_t block, int which) const { return totals + (2 * block + which) * padded_columns(shape.columns); }
+    double* total(int64_t block, int which) const { return totals + (2 * block + which) * shape.channels; }
+
+    // Adds what the columns of a part have to their channels.
+    void fold(const A* a, int64_t first, int64_t n, double* total) const {
+        if (shape.wide == 1) return add_scaled<A>(total + first, a, 1, n);
+        int64_t c = first / shape.wide, next = (c + 1) * shape.wide - first;
+        for (int64_t k = 0; k < n; k++) {
+            if (k == next) c++, next += shape.wide;
+            total[c] += a[k];
+        }
+    }
 
   public:
     LinesBackward(const Backward<T>& b)
         : b(b),
           shape(b.p),
+          groups_of_unit(std::clamp<int64_t>(SLICE / 8 / shape.size, 1, shape.groups)),
+          unit_row(divide_up(shape.groups, groups_of_unit)),
+          samples_of_unit(std::max({divide_up(shape.samples, 64), SLICE / 8 / (groups_of_unit * shape.size),
+                                    divide_up(32, shape.wide * (int64_t)sizeof(T))})),
+          blocks(divide_up(shape.samples, samples_of_unit)),
           to(b.dx, shape.samples * shape.columns),
-          weight(widened<A>(b.weight, 1, shape.channels, shape.wide)),
-          bias(widened<A>(b.bias, 0, shape.channels, shape.wide)),
-          totals(filled<A>(2 * shape.blocks() * padded_columns(shape.columns))),
-          factors(temporary<Factors>(shape.samples * shape.groups)) {}
+          parameter(shape, b.weight, b.bias, b.p.threads),
+          totals(filled<double>(2 * blocks * shape.channels)),
+          columns(temporary<A>(2 * padded_columns(shape.PART) * b.p.threads)),
+          factors(temporary<Factors>(shape.samples * shape.groups)),
+          sums(temporary<Sums>(samples_of_unit * b.p.threads)) {}
 
-    int64_t units() const { return shape.samples; }
+    int64_t units() const { return blocks * unit_row; }
     int64_t slices() const { return 1; }
-    int64_t block() const { return shape.block(); }
+    int64_t block() const { return 1; }
     bool reduces() const { return !b.fixed || b.dweight || b.dbias || b.sums; }
     bool applies() const { return b.dx; }
 
-    void reduce(int, int64_t sample, int64_t) {
-        for (int64_t g = 0; g < shape.groups; g++) {
-            const int64_t i = sample * shape.groups + g, at = i * shape.size, j = g * shape.size;
-            const V m = L::splat(b.mean[i]), r = L::splat(b.rstd[i]);
-            A *d = total(sample / block(), 0) + j, *dx = total(sample / block(), 1) + j;
-            V sum = L::splat(0), sum_x = L::splat(0);
-            each_column<L::width>(shape.size, [&](int64_t k, int rest) {
-                const V xhat = (take<L>(b.x + at + k, rest) - m) * r, w = load<L>(weight + j + k, rest);
-                const V grad =
-                    Act::gradient(L::fma(xhat, w, load<L>(bias + j + k, rest)), take<L>(b.dy + at + k, rest));
-                store<L>(d + k, load<L>(d + k, rest) + grad, rest);
-                store<L>(dx + k, L::fma(grad, xhat, load<L>(dx + k, rest)), rest);
-                sum = L::fma(grad, w, sum);
-                sum_x = L::fma(grad * w, xhat, sum_x);
+    template <class F>
+    void each_group(int64_t unit, F&& f) const {
+        const int64_t first = unit % unit_row * groups_of_unit;
+        for (int64_t g = first; g < std::min(shape.groups, first + groups_of_unit); g++) f(g);
+    }
+
+    template <class F>
+    void each_sample(int64_t unit, F&& f) const {
+        const int64_t first = unit / unit_row * samples_of_unit;
+        for (int64_t n = first; n < std::min(shape.samples, first + samples_of_unit); n++) f(n, n - first);
+    }
+
+    void reduce(int worker, int64_t unit, int64_t) {
+        const int64_t block = unit / unit_row, length = padded_columns(shape.PART);
+        A *d = columns + 2 * length * worker, *dx = d + length;
+        Sums* of = sums + samples_of_unit * worker;
+        each_group(unit, [&](int64_t g) {
+            std::fill_n(of, samples_of_unit, Sums{0, 0});
+            shape.each_part(g, [&](int64_t j, int64_t n) {
+                const auto [weight, bias] = parameter.at(worker, j, n);
+                std::fill_n(d, length, 0);
+                std::fill_n(dx, length, 0);
+                const A *w = weight, *s = bias;
+                each_sample(unit, [&](int64_t sample, int64_t number) {
+                    const int64_t i = sample * shape.groups + g, at = sample * shape.columns + j;
+                    const V m = L::splat(b.mean[i]), r = L::splat(b.rstd[i]);
+                    V sum = L::splat(0), sum_x = L::splat(0);
+                    each_column<L::width>(n, [&](int64_t k, int rest) {
+                        const V xhat = (take<L>(b.x + at + k, rest) - m) * r, scale = load<L>(w + k, rest);
+                        const V grad =
+                            Act::gradient(L::fma(xhat, scale, load<L>(s + k, rest)), take<L>(b.dy + at + k, rest));
+                        L::store(d + k, L::load(d + k) + grad);
+                        L::store(dx + k, L::fma(grad, xhat, L::load(dx + k)));
+                        sum = L::fma(grad, scale, sum);
+                        sum_x = L::fma(grad * scale, xhat, sum_x);
+                    });
+                    of[number].g += L::sum(sum);
+                    of[number].gx += L::sum(sum_x);
+                });
+                fold(d, j, n, total(block, 0));
+                fold(dx, j, n, total(block, 1));
             });
-            const A of_g = L::sum(sum), of_gx = L::sum(sum_x);
-            if (b.sums) {
-                b.sums[i] = of_g;
-                b.sums[shape.samples * shape.groups + i] = of_gx;
-            }
-            factors[i] = {-b.rstd[i] * of_gx / shape.size, -b.rstd[i] * of_g / shape.size};
-        }
+            each_sample(unit, [&](int64_t sample, int64_t number) {
+                const int64_t i = sample * shape.groups + g;
+                if (b.sums) {
+                    b.sums[i] = of[number].g;
+                    b.sums[shape.samples * shape.groups + i] = of[number].gx;
+                }
+                const double by = -b.rstd[i] / (double)shape.size;
+                factors[i] = {(A)(by * of[number].gx), (A)(by * of[number].g)};
+            });
+        });
     }
 
     void finish(int, int64_t) {}
 
-    void apply(int, int64_t sample, int64_t) {
-        for (int64_t g = 0; g < shape.groups; g++) {
-            const int64_t i = sample * shape.groups + g, at = i * shape.size, j = g * shape.size;
-            const Factors by = b.fixed ? Factors{0, 0} : factors[i];
-            const V m = L::splat(b.mean[i]), r = L::splat(b.rstd[i]), kx = L::splat(by.xhat),
-                    k0 = L::splat(by.constant);
-            write<L>(b.dx + at, shape.size, to.streams(), [&](int64_t k, int rest) {
-                const V xhat = (take<L>(b.x + at + k, rest) - m) * r, w = L::load(weight + j + k);
-                const V grad = Act::gradient(L::fma(xhat, w, L::load(bias + j + k)), take<L>(b.dy + at + k, rest));
-                return L::fma(grad * w, r, L::fma(xhat, kx, k0));
+    void apply(int worker, int64_t unit, int64_t) {
+        each_group(unit, [&](int64_t g) {
+            shape.each_part(g, [&](int64_t j, int64_t n) {
+                const auto [weight, bias] = parameter.at(worker, j, n);
+                const A *w = weight, *s = bias;
+                each_sample(unit, [&](int64_t sample, int64_t) {
+                    const int64_t i = sample * shape.groups + g, at = sample * shape.columns + j;
+                    const Factors by = b.fixed ? Factors{0, 0} : factors[i];
+                    const V m = L::splat(b.mean[i]), r = L::splat(b.rstd[i]), kx = L::splat(by.xhat),
+                            k0 = L::splat(by.constant);
+                    write<L>(b.dx + at, n, to.streams(), [&](int64_t k, int rest) {
+                        const V xhat = (take<L>(b.x + at + k, rest) - m) * r, scale = L::load(w + k);
+                        const V grad =
+                            Act::gradient(L::fma(xhat, scale, L::load(s + k)), take<L>(b.dy + at + k, rest));
+                        return L::fma(grad * scale, r, L::fma(xhat, kx, k0));
+                    });
+                });
             });
-        }
+        });
     }
 
     void parameters() {
-        double *d = filled<double>(shape.columns), *dx = filled<double>(shape.columns);
-        for (int64_t i = 0; i < shape.blocks(); i++) {
-            add_scaled<A>(d, total(i, 0), 1, shape.columns);
-            add_scaled<A>(dx, total(i, 1), 1, shape.columns);
-        }
-        for (int64_t c = 0, j = 0; c < shape.channels; c++, j += shape.wide) {
-            if (b.dweight) b.dweight[c] = std::accumulate(dx + j, dx + j + shape.wide, 0.0);
-            if (b.dbias) b.dbias[c] = std::accumulate(d + j, d + j + shape.wide, 0.0);
-        }
+        for (int64_t i = 1; i < blocks; i++)
+            for (int which : {0, 1}) add_scaled<double>(total(0, which), total(i, which), 1, shape.channels);
+        if (b.dbias) std::copy_n(total(0, 0), shape.channels, b.dbias);
+        if (b.dweight) std::copy_n(total(0, 1), shape.channels, b.dweight);
     }
 };

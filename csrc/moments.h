@@ -1,6 +1,7 @@
 // Mean and variance of runs of neighbours, merged as Chan, Golub & LeVeque (1983).
 #pragma once
 #include <algorithm>
+#include <cmath>
 #include <cstdint>
 
 #include "lanes.h"
@@ -40,6 +41,12 @@ struct Moments {
 inline Moments from_distances(double n, double about, double sum, double squares) {
     const double left = squares - sum * sum / n;
     return {n, about + sum / n, left < 0 ? 0 : left};  // by rounding; NaN stays
+}
+
+// 1 / sqrt(variance + eps), and NaN where the squares overflowed: 0 would hide that a training has diverged.
+inline double inverse_deviation(const Moments& m, double eps) {
+    const double variance = m.squares / m.count;
+    return std::isinf(variance) ? NAN : 1 / std::sqrt(variance + eps);
 }
 
 constexpr int64_t CHUNK = 2048;  // elements that the first-level cache holds while they are read twice

@@ -48,9 +48,8 @@ void parallel(int threads, int64_t tasks, Task&& task, bool backwards = false) {
         using Work = decltype(work);
         fork_threads([](void* shared) { (*(Work*)shared)(thread_number()); }, &work, threads, 0);
     } else {
-        std::vector<std::thread> others;
+        std::vector<std::jthread> others;
         for (int i = 1; i < threads; i++) others.emplace_back(work, i);
         work(0);
-        for (std::thread& other : others) other.join();
     }
 }

@@ -71,7 +71,7 @@ class PlanesForward {
         Moments all;
         for (int64_t s = 0; s < slices(); s++) all.merge(moments[group * slices() + s]);
         f.mean[group] = all.mean;
-        f.rstd[group] = 1 / std::sqrt(all.squares / all.count + f.eps);
+        f.rstd[group] = inverse_deviation(all, f.eps);
         low[group] = all.mean - f.mean[group];
     }
 

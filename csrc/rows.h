@@ -8,17 +8,24 @@
 #include "workspace.h"
 
 struct RowsShape {
-    int64_t samples, rows, columns, groups;
+    int64_t samples, rows, columns, groups, bytes;  // bytes: of an element
 
-    RowsShape(const Problem& p) : samples(p.samples), rows(p.positions), columns(p.channels), groups(p.groups) {}
+    RowsShape(const Problem& p, int64_t bytes)
+        : samples(p.samples), rows(p.positions), columns(p.channels), groups(p.groups), bytes(bytes) {}
 
     int64_t size() const { return columns / groups; }
     int64_t span() const { return std::min(rows, std::clamp<int64_t>(SLICE / columns, 16, 256)); }
     int64_t slices() const { return divide_up(rows, span()); }
     int64_t rows_of(int64_t slice) const { return std::min(span(), rows - slice * span()); }
     int64_t at(int64_t sample, int64_t slice) const { return (sample * rows + slice * span()) * columns; }
-    int64_t block() const { return samples_of_block(samples, slices(), rows * size()); }
+    // Samples of a unit. Not a function of the channels, so that more of these change no bit; enough of them that what
+    // each block of samples and each worker has for itself takes no more memory than the input.
+    int64_t block() const {
+        if (slices() > 1) return 1;
+        return std::max({divide_up(samples, 64), SLICE / 8 / (rows * size()), divide_up(64, rows * bytes)});
+    }
     int64_t blocks() const { return divide_up(samples, block()); }
+    int workers(int threads) const { return (int)std::min<int64_t>(threads, blocks() * slices()); }
     int64_t padded() const { return padded_columns(columns); }
 };
 
@@ -82,11 +89,11 @@ class RowsForward {
   public:
     RowsForward(const Forward<T>& f)
         : f(f),
-          shape(f.p),
+          shape(f.p, sizeof(T)),
           to(f.y, shape.samples * shape.rows * shape.columns),
-          weight(widened<A>(f.weight, 1, shape.columns, 1)),
-          bias(widened<A>(f.bias, 0, shape.columns, 1)),
-          scratch(shape.columns, 6, f.p.threads),
+          weight(padded<A>(f.weight, 1, shape.columns)),
+          bias(padded<A>(f.bias, 0, shape.columns)),
+          scratch(shape.columns, 6, shape.workers(f.p.threads)),
           holds(f.p.threads),
           moments(f.given ? nullptr : temporary<Moments>(shape.samples * shape.slices() * shape.groups)),
           low(filled<A>(shape.samples * shape.groups)) {}
@@ -131,7 +138,7 @@ class RowsForward {
             for (int64_t s = 0; s < shape.slices(); s++)
                 all.merge(moments[(sample * shape.slices() + s) * shape.groups + g]);
             f.mean[i] = all.mean;
-            f.rstd[i] = 1 / std::sqrt(all.squares / all.count + f.eps);
+            f.rstd[i] = inverse_deviation(all, f.eps);
             low[i] = all.mean - f.mean[i];
         }
     }
@@ -185,15 +192,15 @@ class RowsBackward {
   public:
     RowsBackward(const Backward<T>& b)
         : b(b),
-          shape(b.p),
+          shape(b.p, sizeof(T)),
           to(b.dx, shape.samples * shape.rows * shape.columns),
-          weight(widened<A>(b.weight, 1, shape.columns, 1)),
-          bias(widened<A>(b.bias, 0, shape.columns, 1)),
-          scratch(shape.columns, 4, b.p.threads),
+          weight(padded<A>(b.weight, 1, shape.columns)),
+          bias(padded<A>(b.bias, 0, shape.columns)),
+          scratch(shape.columns, 4, shape.workers(b.p.threads)),
           holds(b.p.threads),
           partial(shape.columns, shape.slices() == 1 ? 2 : 2 * shape.samples * shape.slices(),
-                  shape.slices() == 1 ? b.p.threads : 1),
-          pooled(shape.columns, 2, b.p.threads),
+                  shape.slices() == 1 ? shape.workers(b.p.threads) : 1),
+          pooled(shape.columns, 2, shape.workers(b.p.threads)),
           totals(shape.columns, 2 * shape.blocks(), 1),
           factors(temporary<Factors>(shape.samples * shape.groups)) {
         std::fill_n(totals.array(0, 0), shape.padded() * 2 * shape.blocks(), 0.0);

@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <cstddef>
 #include <memory>
+#include <new>
 #include <vector>
 
 class Workspace {
@@ -24,8 +25,8 @@ class Workspace {
     // Nothing is in use any more.
     void clear() {
         if (used > size && used <= MOST) {
-            size = used;
-            kept.reset(new std::byte[size]);
+            kept.reset(new (std::nothrow) std::byte[used]);
+            size = kept ? used : 0;
         }
         others.clear();
         used = 0;

@@ -7,7 +7,7 @@ Notation; maxima are over the whole input, and everything but e and a is compute
     m   elements that share a mean and a variance (``SharedSet.size``)
     R   max rstd, rstd = 1 / sqrt(var + eps)
     X   max (|x| + |mean|) * rstd >= max |xhat|; not |xhat| alone: y may be computed as x * scale + shift
-    K2  max (var + mean^2 + eps) / (var + eps), the condition number of the variance
+    K   max sqrt((var + mean^2 + eps) / (var + eps)), the condition number of the variance
 
 Sums. n rounded additions in any order err by at most n a/2 * sum|t|, and by LAMBDA sqrt(n) a/2 * sum|t| but for
 a probability of 2 exp(-LAMBDA^2 / 2) (Higham & Mary 2019, SIAM J. Sci. Comput. 41(5)). With LAMBDA = 4 (7e-4, and
@@ -15,11 +15,12 @@ all known kernels do better, because they sum in blocks):
 
     s(n) = 2 sqrt(n) a,  relative to sum|t|
 
-Statistics. |d mean| <= s(m) mean|x|. The variance as E[x^2] - mean^2, the worst of the usual ways, errs by up to
-3 s(m) mean x^2. Each of four roundings (of mean and rstd when they are stored, of x - mean, of the product) adds
-u/2, with u = a forward and u = e backward, where statistics are those that were stored:
+Statistics. |d mean| <= s(m) mean|x|. The variance, by updates (Welford) or in two passes, errs by at most
+3 s(m) K var (Chan, Golub & LeVeque 1983, table 1); as E[x^2] - mean^2 it would err by 3 s(m) K^2 var, which no path
+may. Each of four roundings (of mean and rstd when they are stored, of x - mean, of the product) adds u/2, with u = a
+forward and u = e backward, where statistics are those that were stored:
 
-    rstd errs by the factor        p(u) = 1.5 s(m) K2 + u
+    rstd errs by the factor        p(u) = 1.5 s(m) K + u
     mean * rstd errs by            t(u) = X (s(m) + u)
     xhat errs by                   h(u) = X p(u) + t(u)
 
@@ -48,6 +49,12 @@ output errs f' times as much and is stored once more; f'(y) dy takes the place o
 own, by c = 0.8 |d y| + 1.13 e of dy:
 
     |d dx|  grows by R (2 + X) W c max|dy|;    |d dw| by X D c;    |d db| by D c
+
+Centred kernels. For inputs below float64 those of the package subtract a mean that carries a second number, what
+rounding it left out, and sum squares of distances from a value that lies within the data, so that nothing depends on K
+or X. With H = max|xhat|, and then as above with an activation:
+
+    |d y|  <= W H (3 s(m) + 4 a) + (2 a + e) (W H + B)
 
 Against a reference that is itself float64 both sides err: the bounds double.
 """
@@ -109,11 +116,11 @@ def bounds(
     xhat = (x - mean) * rstd
     R = largest(rstd)
     X = largest((x.abs() + mean.abs()) * rstd)
-    K2 = largest((variance + mean.square() + eps) / (variance + eps))
+    K = largest((variance + mean.square() + eps) / (variance + eps)) ** 0.5
     s = summing(shared.size(x.shape), dtype)
 
     def p(u: float) -> float:
-        return 1.5 * s * K2 + u
+        return 1.5 * s * K + u
 
     def t(u: float) -> float:
         return X * (s + u)
@@ -142,6 +149,26 @@ def bounds(
         y = slope * y + e * (W * X + B)
     sides = 2 if dtype == torch.float64 else 1
     return Bounds(*(sides * v for v in (y, dx, dweight, dbias)))
+
+
+def centred_bound(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    shared: SharedSet,
+    *,
+    dtype: torch.dtype,
+    eps: float = 1e-5,
+    activation: str | None = None,
+) -> float:
+    """The bound of the output of a centred kernel, derived above, when it runs on tensors of ``dtype``."""
+    e, a = torch.finfo(dtype).eps, accumulation_eps(dtype)
+    H = largest(normalize(x, shared, eps=eps))
+    W, B, s = largest(weight), largest(bias), summing(shared.size(x.shape), dtype)
+    y = W * H * (3 * s + 4 * a) + (2 * a + e) * (W * H + B)
+    if activation is not None:
+        y = SLOPE * y + e * (W * H + B)
+    return y
 
 
 def before(activation: str, y: Tensor, upstream: Tensor) -> Tensor:

@@ -73,6 +73,17 @@ class BackendError(GroupNormError, RuntimeError):
         return _restore, (type(self), self.args)
 
 
+class UnallocatedError(GroupNormError, RuntimeError):
+    """A tensor has elements but no memory: its storage was freed, or is not gathered yet (FSDP).
+
+    Remedy: call the norm while the tensor has its values.
+    """
+
+
+class OutOfMemoryError(GroupNormError, RuntimeError):
+    """There is not enough memory for a result or for what a kernel needs besides it. Remedy: a smaller batch."""
+
+
 class UnknownNameError(ArgumentError):
     """A name is not known. The message lists the known ones and the nearest match, also among other names for them."""
 

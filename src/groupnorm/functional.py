@@ -6,10 +6,13 @@ import functools
 
 import torch
 import torch.fx
-from torch import Tensor, is_autocast_enabled
-from torch import group_norm as aten_group_norm
+from torch import Tensor
 
-from groupnorm.checks import (
+from groupnorm.ops import dispatch
+from groupnorm.ops.activation import ACTIVATIONS
+from groupnorm.ops.backends import AUTO, Explanation, check_name
+from groupnorm.ops.checks import (
+    as_integer,
     check_activation,
     check_device,
     check_eps,
@@ -21,13 +24,8 @@ from groupnorm.checks import (
     checked_mask,
     checked_statistics,
 )
-from groupnorm.errors import BackendError
-from groupnorm.ops import dispatch, native
-from groupnorm.ops.activation import ACTIVATIONS
-from groupnorm.ops.backends import AUTO, COMPILED, Explanation, check_name
 from groupnorm.ops.dispatch import compute, needs_grad
-from groupnorm.ops.masked import masked_statistics
-from groupnorm.ops.spec import CONTIGUOUS, Spec, layout_of
+from groupnorm.ops.spec import Spec, arranged, layout_of
 from groupnorm.ops.watched import watched
 
 __all__ = ["ACTIVATIONS", "explain", "group_norm", "group_norm_statistics"]
@@ -88,13 +86,12 @@ def group_norm(
     Source: Wu & He 2018 (arXiv:1803.08494), eqs. 1, 2, 6 and 7.
     """
     plain = residual is None and statistics is None and mask is None and out is None and input is not None
-    if plain and not watched(input, weight, bias):
-        grad = needs_grad(input, weight, bias)
+    if plain and not watched(input, weight, bias) and input.layout is torch.strided:
         of_weight = None if weight is None else (weight.device, weight.dtype, weight.shape)
         of_bias = None if bias is None else (bias.device, bias.dtype, bias.shape)
-        layout = CONTIGUOUS if input.is_contiguous() else layout_of(input)
         try:
-            spec, name, alone = _checked(
+            layout = layout_of(input)
+            spec, name, eps = _checked(
                 input.device,
                 input.dtype,
                 input.shape,
@@ -102,21 +99,17 @@ def group_norm(
                 num_groups,
                 eps,
                 activation,
-                grad,
+                needs_grad(input, weight, bias),
                 backend,
                 of_weight,
                 of_bias,
             )
-        except TypeError:  # not hashable, so one of the arguments is wrong: it is told below
+        except (TypeError, RuntimeError):  # not hashable, or not dense: the checks below say which argument is wrong
             pass
         else:
-            x = input if layout else input.contiguous()
-            if alone and not is_autocast_enabled("cpu"):
-                return aten_group_norm(x, num_groups, weight, bias, eps)
-            if name == "native":
-                return native.group_norm(x, num_groups, weight, bias, eps, activation)
-            return compute(spec, name, x, weight, bias, eps)
+            return compute(spec, name, arranged(input, layout), weight, bias, eps)
     _check(input, num_groups, weight, bias, eps, activation, backend)
+    num_groups, eps = as_integer(num_groups), float(eps)
     if residual is not None:
         check_like("residual", residual, input)
     if statistics is not None:
@@ -157,8 +150,7 @@ def group_norm_statistics(
         num_groups: number of groups ``G``; divides ``C``.
         eps: added to the biased variance, inside the square root; not negative. Default: 1e-5.
         mask: as of :func:`group_norm`.
-        backend: as of :func:`group_norm`. With a mask, and where gradients are needed, statistics are composed of
-            ATen's operations, and a compiled backend that is named raises.
+        backend: as of :func:`group_norm`.
 
     Returns:
         ``(mean, rstd)``, ``[N, G]`` each, in float32, or float64 for float64 inputs. Gradients flow through them.
@@ -171,11 +163,8 @@ def group_norm_statistics(
     check_eps(eps)
     check_name(backend)
     if mask is not None:
-        if backend in COMPILED:
-            raise BackendError(backend, "statistics of valid positions are composed of ATen's operations")
         mask = checked_mask(mask, input)
-        return masked_statistics(input, num_groups, mask, eps)
-    return dispatch.group_statistics(input, num_groups, eps, backend=backend)
+    return dispatch.group_statistics(input, as_integer(num_groups), float(eps), mask=mask, backend=backend)
 
 
 def explain(
@@ -206,7 +195,7 @@ def explain(
     check_input(input)
     check_groups(num_groups, input.shape[1])
     check_activation(activation)
-    return dispatch.explanation(input, num_groups, activation, backend)
+    return dispatch.explanation(input, as_integer(num_groups), activation, backend)
 
 
 @functools.lru_cache(maxsize=4096, typed=True)
@@ -214,7 +203,7 @@ def _checked(
     device: torch.device,
     dtype: torch.dtype,
     shape: torch.Size,
-    layout: str | None,
+    layout: str,
     num_groups: int,
     eps: float,
     activation: str | None,
@@ -222,9 +211,10 @@ def _checked(
     backend: str,
     of_weight: tuple[torch.device, torch.dtype, torch.Size] | None,
     of_bias: tuple[torch.device, torch.dtype, torch.Size] | None,
-) -> tuple[Spec, str, bool]:
-    """What is asked of a backend, which, and whether ATen's function alone does it: checked and chosen once for all
-    calls of a kind, since that takes longer than the norm of a small tensor.
+) -> tuple[Spec, str, float]:
+    """What is asked of a backend, which one runs it, and eps as a float.
+
+    All calls of a kind are checked once, since that takes longer than the norm of a small tensor.
     """
     for name, of in (("weight", of_weight), ("bias", of_bias)):
         if of is not None:
@@ -232,10 +222,7 @@ def _checked(
     input = torch.empty(shape, dtype=dtype, device="meta")
     weight, bias = (None if p is None else torch.empty(p[2], dtype=p[1], device="meta") for p in (of_weight, of_bias))
     _check(input, num_groups, weight, bias, eps, activation, backend)
-    spec, name = dispatch.choose(device, dtype, shape, layout, num_groups, activation, grad, backend)
-    of_parameters = [of[1] for of in (of_weight, of_bias) if of is not None]
-    plain = activation is None and device.type == "cpu" and all(d == dtype for d in of_parameters)
-    return spec, name, name == "native" and plain
+    return *dispatch.choose(device, dtype, shape, layout, as_integer(num_groups), activation, grad, backend), float(eps)
 
 
 def _check(
@@ -271,10 +258,10 @@ def _masked(
     """Padding is set to 0 before, so that whatever stands there spreads neither forward nor backward, and after."""
     padding = ~checked_mask(mask, input)
     x = input if residual is None else input + residual
-    x = x.masked_fill(padding, 0)
+    x = torch.where(padding, 0, x)  # keeps channels-last, which masked_fill does not
     if statistics is None:
-        statistics = masked_statistics(x, num_groups, ~padding, eps)
+        statistics = dispatch.group_statistics(x, num_groups, eps, mask=~padding, backend=backend)
     y = dispatch.group_norm(
         x, num_groups, weight, bias, eps, activation, statistics=statistics, out=out, backend=backend
     )
-    return y.masked_fill(padding, 0) if out is None else out.masked_fill_(padding, 0)
+    return torch.where(padding, 0, y) if out is None else out.masked_fill_(padding, 0)

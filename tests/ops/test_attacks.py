@@ -1,12 +1,17 @@
 """What once crashed, or was wrong without a word."""
 
+import subprocess
+import sys
+
+import numpy as np
 import pytest
 import torch
 
-from backends import by_backend
-from groupnorm.errors import ArgumentError, BackendError, DtypeError
+from backends import by_backend, by_compiled_backend
+from groupnorm import GroupNorm
+from groupnorm.errors import ArgumentError, BackendError, DtypeError, UnallocatedError
 from groupnorm.functional import group_norm, group_norm_statistics
-from groupnorm.ops import cpu
+from groupnorm.ops import cpu, native
 
 needs_cpu = pytest.mark.skipif(bool(cpu.unavailable()), reason=cpu.unavailable())
 X = torch.randn(2, 8, 40, 40)
@@ -130,9 +135,188 @@ def test_an_eps_that_is_no_float() -> None:
         group_norm(X, 4, eps=10**400)
 
 
+@by_compiled_backend
+def test_a_named_backend_computes_statistics_with_a_gradient_and_a_mask(
+    backend: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for composed in ("group_statistics", "group_norm"):
+        monkeypatch.setattr(native, composed, None)
+    x, mask = X.double().requires_grad_(), torch.rand(2, 40, 40) < 0.5
+    for given in ({}, {"mask": mask}):
+        found = group_norm_statistics(x, 4, **given, backend=backend)
+        (dx,) = torch.autograd.grad(found, x, [torch.randn(2, 4).double() for _ in found])
+        assert dx.any()
+
+
+UNALLOCATED = ["x", "weight", "bias", "residual", "mean", "out"]
+
+
+@by_compiled_backend
+@pytest.mark.parametrize("freed", UNALLOCATED)
+def test_a_tensor_whose_memory_was_freed_is_not_a_tensor_that_was_not_given(freed: str, backend: str) -> None:
+    tensors = {
+        "x": X.clone(),
+        "weight": torch.full((8,), 5.0),
+        "bias": torch.full((8,), 7.0),
+        "residual": X.clone(),
+        "mean": torch.zeros(2, 4),
+        "out": torch.empty_like(X),
+    }
+    tensors[freed].untyped_storage().resize_(0)
+    given = {}
+    if freed == "residual":
+        given["residual"] = tensors["residual"]
+    if freed == "mean":
+        given["statistics"] = tensors["mean"], torch.ones(2, 4)
+    if freed == "out":
+        given["out"] = tensors["out"]
+    with pytest.raises(UnallocatedError, match=r"not allocated yet or was freed; expected \d+ elements"):
+        group_norm(tensors["x"], 4, tensors["weight"], tensors["bias"], **given, backend=backend)
+
+
+@by_compiled_backend
+@pytest.mark.parametrize("freed", [0, 1, 2])
+def test_a_tensor_that_was_freed_before_the_backward_pass(freed: int, backend: str) -> None:
+    leaves = [X.clone().requires_grad_(), torch.ones(8, requires_grad=True), torch.ones(8, requires_grad=True)]
+    inputs = [leaf * 1 for leaf in leaves]
+    y = group_norm(inputs[0], 4, *inputs[1:], activation="silu", backend=backend)
+    inputs[freed].untyped_storage().resize_(0)
+    with pytest.raises(UnallocatedError):
+        y.backward(OTHER)
+
+
+@by_compiled_backend
+def test_a_tensor_with_the_negative_bit(backend: str) -> None:
+    x, dy = torch._neg_view(X), torch._neg_view(OTHER)
+    leaf = (-X).requires_grad_()
+    y = group_norm(leaf, 4, activation="silu")
+    (dx,) = torch.autograd.grad(group_norm(leaf, 4, activation="silu"), leaf, -OTHER)
+    torch.testing.assert_close(group_norm(x, 4, activation="silu"), y.detach())
+    torch.testing.assert_close(group_norm(x, 4, activation="silu", backend=backend), y.detach())
+    torch.testing.assert_close(torch.autograd.grad(y, leaf, dy)[0], dx)
+
+
+@pytest.mark.parametrize("shape", [(2, 8, 4, 4), (2, 8, 256, 256)])
+@by_compiled_backend
+def test_a_mode_sees_the_functions_of_torch(shape: tuple[int, ...], backend: str) -> None:
+    seen = []
+
+    class Look(torch.overrides.TorchFunctionMode):
+        def __torch_function__(self, func, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
+            seen.append(func.__name__)
+            return func(*args, **(kwargs or {}))
+
+    x = torch.randn(shape)
+    with Look():
+        group_norm(x, 4, activation="silu")
+        with pytest.raises(BackendError, match="something looks into it"):
+            group_norm(x, 4, backend=backend)
+    assert {"group_norm", "silu"} <= set(seen)
+
+
+@by_backend
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize("shape", [(2, 8, 4, 4), (2, 8, 64, 64)])
+def test_a_float32_bias_without_a_weight_beside_a_half_precision(
+    shape: tuple[int, ...], dtype: torch.dtype, backend: str
+) -> None:
+    x, dy = torch.randn(shape).to(dtype), torch.randn(shape).to(dtype)
+    bias = torch.ones(8, requires_grad=True)
+    group_norm(x, 4, None, bias, backend=backend).backward(dy)
+    torch.testing.assert_close(bias.grad, dy.float().sum((0, 2, 3)), rtol=1e-2, atol=1e-2)
+
+
+@by_backend
+def test_a_mask_with_an_empty_batch(backend: str) -> None:
+    x, mask = torch.randn(0, 8, 5, requires_grad=True), torch.ones(0, 5, dtype=torch.bool)
+    given = "auto" if backend in ("cpu", "triton") else backend  # which has no kernel for no elements
+    y = group_norm(x, 4, mask=mask, backend=given)
+    y.backward(torch.empty_like(y))
+    assert (y.shape, x.grad.shape) == ((0, 8, 5), (0, 8, 5))
+    assert [t.shape for t in group_norm_statistics(x, 4, mask=mask)] == [(0, 4), (0, 4)]
+
+
+@by_backend
+def test_a_mask_keeps_channels_last(backend: str) -> None:
+    if backend == "reference":
+        pytest.skip("the definition computes on reshaped copies")
+    x = X.to(memory_format=torch.channels_last)
+    y = group_norm(x, 4, activation="silu", mask=torch.rand(2, 40, 40) < 0.5, backend=backend)
+    assert y.is_contiguous(memory_format=torch.channels_last)
+
+
+@pytest.mark.filterwarnings("ignore:.*encountered in:RuntimeWarning")  # of numpy, in Triton's interpreter
+@by_backend
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last], ids=str)
+@pytest.mark.parametrize("shape", [(2, 8, 40, 40), (2, 8, 3, 3)])
+def test_a_variance_that_overflows_does_not_look_alive(
+    shape: tuple[int, ...], layout: torch.memory_format, dtype: torch.dtype, backend: str
+) -> None:
+    if backend in ("reference", "native"):
+        pytest.skip("the definition and ATen have the range of their dtype; float64 holds this")
+    x = (torch.randn(shape) * 1e30).to(dtype).to(memory_format=layout)
+    assert group_norm(x, 4, backend=backend).isnan().all()
+    assert group_norm_statistics(x, 4, backend=backend)[1].isnan().all()
+
+
 @needs_cpu
-def test_statistics_of_a_named_backend_are_its_own() -> None:
-    with pytest.raises(BackendError, match="composed of ATen's operations"):
-        group_norm_statistics(X.clone().requires_grad_(), 4, backend="cpu")
-    with pytest.raises(BackendError, match="composed of ATen's operations"):
-        group_norm_statistics(X, 4, mask=torch.ones(2, 40, 40, dtype=torch.bool), backend="cpu")
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("activation", ["silu", "gelu", "gelu_tanh"])
+def test_activations_of_infinity(activation: str, dtype: torch.dtype) -> None:
+    bias = torch.tensor([torch.inf, 0.0], dtype=dtype)
+    y = group_norm(torch.zeros(1, 2, 6, dtype=dtype), 2, None, bias, activation=activation, backend="cpu")
+    assert (y[0, 0] == torch.inf).all()
+
+
+@needs_cpu
+@pytest.mark.parametrize("shape", [(64, 1 << 20), (8, 4096, 2, 2), (256, 4096), (16, 65536, 4, 4), (64, 8, 128, 128)])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last], ids=str)
+def test_temporaries_take_no_more_memory_than_the_input(
+    layout: torch.memory_format, dtype: torch.dtype, shape: tuple[int, ...]
+) -> None:
+    """And where there is not so much, the call raises, and the process lives."""
+    if len(shape) == 2 and layout == torch.channels_last:
+        pytest.skip("it has no positions")
+    code = f"""
+import resource, torch
+from groupnorm.errors import OutOfMemoryError
+from groupnorm.functional import group_norm
+torch.set_num_threads(2)
+x = torch.zeros({shape}, dtype={dtype}).to(memory_format={layout}).requires_grad_()
+small = torch.zeros(2, 8, requires_grad=True)
+torch.autograd.grad(group_norm(small, 2), small, torch.ones(2, 8))  # loads what is loaded once
+y = group_norm(x, 1, activation="relu", backend="cpu")
+dy = torch.ones_like(y)
+now = int(open("/proc/self/statm").read().split()[0]) * 4096
+def within(bytes):
+    resource.setrlimit(resource.RLIMIT_AS, (now + int(bytes), resource.RLIM_INFINITY))
+    try:
+        return torch.autograd.grad(y, x, dy, retain_graph=True)[0]
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, (resource.RLIM_INFINITY,) * 2)
+try:
+    within(1 << 20)
+except RuntimeError:  # of torch for the gradient, or of the kernels
+    print("raised")
+if x.nbytes > 1 << 24:
+    try:
+        within(x.nbytes + (1 << 20))
+    except OutOfMemoryError as error:
+        print("raised", "batch" in str(error))
+within(2 * x.nbytes + (16 << 20))
+print("alive")
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    assert done.stdout.endswith("alive\n"), (done.returncode, done.stdout, done.stderr[-800:])
+
+
+@by_compiled_backend
+def test_numbers_of_numpy(backend: str) -> None:
+    y = group_norm(X, np.int64(4), eps=np.float32(1e-3), backend=backend)
+    torch.testing.assert_close(y, group_norm(X, 4, eps=float(np.float32(1e-3)), backend=backend))
+    norm = GroupNorm(np.int32(4), np.int64(8), eps=np.float64(1e-3), backend=backend)
+    assert (type(norm.num_groups), type(norm.num_channels), type(norm.eps)) == (int, int, float)
+    mean, _ = group_norm_statistics(X, np.int64(4), np.float32(1e-3), backend=backend)
+    assert mean.shape == (2, 4)

@@ -12,6 +12,7 @@ from torch.library import opcheck
 from agreement import Case, assert_agrees, make_case, run
 from backends import by_compiled_backend
 from groupnorm import GroupNorm
+from groupnorm.errors import ArgumentError, DivisibilityError, DtypeError, ShapeError, UnknownNameError
 from groupnorm.functional import ACTIVATIONS, group_norm, group_norm_statistics
 from groupnorm.ops import cpu
 from groupnorm.sets import group_set
@@ -51,6 +52,84 @@ def test_it_is_the_definition(activation, affine, backend):
     case = make_case((2, 12, 5, 3), affine=affine)
     outcome = run(lambda x, w, b: OP(x, w, b, 4, 1e-5, activation, backend)[0], case)
     assert_agrees(outcome, case, group_set(4), activation=activation or None)
+
+
+WRONG = {
+    "a scale that is too short": (lambda x: (x, torch.ones(2), None, 4, 1e-5, ""), ShapeError),
+    "a shift that is too short": (lambda x: (x, None, torch.ones(2), 4, 1e-5, ""), ShapeError),
+    "a scale of another dtype": (lambda x: (x, torch.ones(8).half(), None, 4, 1e-5, ""), DtypeError),
+    "no groups": (lambda x: (x, None, None, 0, 1e-5, ""), ArgumentError),
+    "groups that do not divide": (lambda x: (x, None, None, 3, 1e-5, ""), DivisibilityError),
+    "an unknown activation": (lambda x: (x, None, None, 4, 1e-5, "mish"), UnknownNameError),
+    "an unknown backend": (lambda x: (x, None, None, 4, 1e-5, "", "gpu"), UnknownNameError),
+    "a negative eps": (lambda x: (x, None, None, 4, -1.0, ""), ArgumentError),
+    "no channels": (lambda x: (x[0, :, 0, 0], None, None, 4, 1e-5, ""), ShapeError),
+    "integers": (lambda x: (x.long(), None, None, 4, 1e-5, ""), DtypeError),
+}
+
+
+@pytest.mark.parametrize("backend", BACKENDS_OF_THE_OPERATION)
+@pytest.mark.parametrize("wrong", WRONG)
+def test_the_operator_checks_what_it_is_given(wrong: str, backend: str) -> None:
+    """Exported programs call it without the function around it."""
+    make, error = WRONG[wrong]
+    x = torch.randn(2, 8, 40, 40)
+    arguments = make(x)
+    arguments = arguments if len(arguments) == 7 else (*arguments, backend)
+    with pytest.raises(error):
+        OP(*arguments)
+    mean = torch.zeros(2, 4)
+    with pytest.raises(error):
+        BACKWARD(torch.randn_like(arguments[0].float()), *arguments[:3], mean, mean, *arguments[3:])
+
+
+@pytest.mark.parametrize("backend", BACKENDS_OF_THE_OPERATION)
+def test_the_backward_operator_checks_gradient_and_statistics(backend: str) -> None:
+    x, mean = torch.randn(2, 8, 40, 40), torch.zeros(2, 4)
+    for dy, m in ((x[:1], mean), (x.double(), mean), (x, mean[:1]), (x, mean[:, :2])):
+        with pytest.raises((ShapeError, DtypeError)):
+            BACKWARD(dy, x, None, None, m, m, 4, 1e-5, "", backend)
+    transposed = torch.rand(4, 2).t()
+    for a, b in zip(
+        BACKWARD(x, x, None, None, transposed, transposed, 4, 1e-5, "", backend),
+        BACKWARD(x, x, None, None, transposed.contiguous(), transposed.contiguous(), 4, 1e-5, "", backend),
+        strict=True,
+    ):
+        torch.testing.assert_close(a, b)
+
+
+def test_a_program_whose_weight_was_exchanged_raises() -> None:
+    program = torch.export.export(GroupNorm(4, 8), (torch.randn(LARGE),)).module()
+    program.get_parameter("weight").data = torch.ones(2)
+    with pytest.raises(ShapeError, match=r"weight has shape \(2,\); expected \(8,\)"):
+        program(torch.randn(LARGE))
+
+
+STRIDED = {
+    "sliced channels last": lambda x: x.repeat(1, 2, 1, 1).to(memory_format=torch.channels_last)[:, : x.shape[1]],
+    "every second column": lambda x: x.repeat(1, 1, 1, 2).to(memory_format=torch.channels_last)[..., ::2],
+    "an image of (H, W, C)": lambda x: x[:1].permute(0, 2, 3, 1).contiguous()[0].permute(2, 0, 1)[None],
+    "transposed": lambda x: x.transpose(2, 3).contiguous().transpose(2, 3),
+}
+
+
+@pytest.mark.parametrize("backend", BACKENDS_OF_THE_OPERATION)
+@pytest.mark.parametrize("strided", STRIDED)
+def test_strides_are_those_that_compilers_are_promised(strided: str, backend: str) -> None:
+    x = STRIDED[strided](torch.randn(2, 16, 40, 36))
+    opcheck(OP, (x, None, None, 4, 1e-5, "silu", backend), test_utils=("test_schema", "test_faketensor"))
+    norm = GroupNorm(4, 16, activation="silu", backend=backend).eval()
+    compiled = torch.compile(lambda x: norm(x) * 2, fullgraph=True)
+    y = compiled(x)
+    torch.testing.assert_close(y, norm(x) * 2)
+
+
+def test_an_output_that_is_given_compiles() -> None:
+    def norm(x: Tensor) -> Tensor:
+        return group_norm(x, 4, activation="silu", out=torch.empty_like(x))
+
+    x = torch.randn(LARGE)
+    torch.testing.assert_close(torch.compile(norm, fullgraph=True, backend="eager")(x), norm(x))
 
 
 @pytest.mark.parametrize("strided", [lambda x: x[..., ::2], lambda x: x.transpose(2, 3)], ids=["sliced", "transposed"])

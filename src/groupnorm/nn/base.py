@@ -6,8 +6,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from groupnorm.checks import check_eps, check_input, check_integer
 from groupnorm.errors import ArgumentError, RecomputationError, ShapeError, SingleElementError
+from groupnorm.ops.checks import check_eps, check_input, check_integer
 from groupnorm.ops.moments import map_moments, per_map, pool
 from groupnorm.ops.reference import affine, per_channel
 from groupnorm.sets import batch_set

@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from groupnorm.checks import check_group_elements, check_groups
 from groupnorm.nn.base import BatchTypeNorm, check_count
+from groupnorm.ops.checks import check_group_elements, check_groups
 from groupnorm.ops.moments import map_moments, per_map, pool
 from groupnorm.ops.reference import affine
 from groupnorm.sets import group_set

@@ -5,9 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from groupnorm.checks import check_integer
 from groupnorm.errors import ArgumentError
 from groupnorm.nn.base import BatchTypeNorm, check_several, move, refuse_recomputation, upcast
+from groupnorm.ops.checks import check_integer
 from groupnorm.ops.moments import map_moments, pool
 from groupnorm.ops.reference import per_channel
 from groupnorm.ops.saved import saved

@@ -6,8 +6,8 @@ from typing import Any
 
 from torch import Tensor
 
-from groupnorm.checks import check_group_elements, check_groups
 from groupnorm.nn.base import BatchTypeNorm, check_count
+from groupnorm.ops.checks import check_group_elements, check_groups
 from groupnorm.ops.moments import map_moments, per_map, pool
 from groupnorm.sets import group_set
 

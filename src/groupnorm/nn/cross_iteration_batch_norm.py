@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from groupnorm.checks import check_integer
 from groupnorm.errors import ArgumentError, WiringError
 from groupnorm.nn.base import BatchTypeNorm, check_count, check_several, refuse_recomputation
+from groupnorm.ops.checks import check_integer
 from groupnorm.ops.moments import map_moments, per_map, pool
 from groupnorm.sets import batch_set
 

@@ -7,9 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from groupnorm.checks import check_group_elements
 from groupnorm.nn.base import check_count, refuse_recomputation, upcast
 from groupnorm.nn.batch_channel_norm import BatchChannelNorm
+from groupnorm.ops.checks import check_group_elements
 from groupnorm.ops.moments import map_moments, pool
 from groupnorm.sets import batch_set
 

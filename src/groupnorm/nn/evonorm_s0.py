@@ -5,9 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from groupnorm.checks import check_groups
 from groupnorm.errors import SingleElementError
 from groupnorm.nn.base import SampleNorm, check_flag
+from groupnorm.ops.checks import check_groups
 from groupnorm.ops.moments import map_moments, per_map, pool
 from groupnorm.ops.reference import per_channel
 from groupnorm.sets import group_set

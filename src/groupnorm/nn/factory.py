@@ -11,13 +11,13 @@ from typing import Any
 
 from torch import nn
 
-from groupnorm.checks import check_activation
 from groupnorm.errors import ArgumentError, DivisibilityError, UnknownNameError
 from groupnorm.nn.activation import ACTIVATION_MODULES
 from groupnorm.nn.catalog import CATALOG
 from groupnorm.nn.group_norm import GroupNorm
 from groupnorm.nn.norm import Norm
 from groupnorm.nn.wiring import mark_standardized
+from groupnorm.ops.checks import check_activation
 
 _SPEC = re.compile(r"(ws\+)?([a-z0-9-]+)(?::(c?)([1-9][0-9]*))?")
 

@@ -7,9 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from groupnorm.checks import check_groups
 from groupnorm.errors import ArgumentError
 from groupnorm.nn.base import BatchTypeNorm, check_count, check_several, upcast
+from groupnorm.ops.checks import check_groups
 from groupnorm.ops.moments import map_moments, per_map, pool
 from groupnorm.sets import ALL, EACH, Blocks, SharedSet, batch_set, general_set
 

@@ -9,11 +9,18 @@ import torch.fx
 from torch import Tensor, nn
 
 from groupnorm import functional
-from groupnorm.checks import check_activation, check_eps, check_group_elements, check_groups, check_integer
 from groupnorm.errors import ArgumentError, DivisibilityError
 from groupnorm.nn.base import check_channels
 from groupnorm.nn.norm import default_groups
 from groupnorm.ops.backends import AUTO, check_name
+from groupnorm.ops.checks import (
+    as_integer,
+    check_activation,
+    check_eps,
+    check_group_elements,
+    check_groups,
+    check_integer,
+)
 
 
 class GroupNorm(nn.GroupNorm):
@@ -85,7 +92,7 @@ class GroupNorm(nn.GroupNorm):
         check_eps(eps)
         check_activation(activation)
         check_name(backend)
-        super().__init__(num_groups, num_channels, eps, affine, device, dtype)
+        super().__init__(as_integer(num_groups), as_integer(num_channels), float(eps), affine, device, dtype)
         if not bias:  # torch 2.11 has no bias= to pass on
             self.register_parameter("bias", None)
         self.activation = activation

@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from groupnorm.checks import check_groups, check_integer
 from groupnorm.errors import ArgumentError, SingleElementError
 from groupnorm.nn.base import BatchTypeNorm, check_count, check_fraction, refuse_recomputation, upcast
+from groupnorm.ops.checks import check_groups, check_integer
 from groupnorm.ops.moments import second_moment
 from groupnorm.ops.reference import per_channel
 from groupnorm.ops.saved import saved

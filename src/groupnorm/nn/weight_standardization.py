@@ -6,9 +6,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from groupnorm.checks import check_eps
 from groupnorm.errors import ArgumentError, SingleElementError
 from groupnorm.nn.base import upcast
+from groupnorm.ops.checks import check_eps
 
 __all__ = [
     "WeightStandardization",

@@ -7,9 +7,9 @@ import math
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from groupnorm.checks import check_input
 from groupnorm.errors import ArgumentError, ShapeError
 from groupnorm.nn.base import check_count, upcast
+from groupnorm.ops.checks import check_input
 
 _POOLS = {3: F.avg_pool1d, 4: F.avg_pool2d, 5: F.avg_pool3d}
 

@@ -14,6 +14,7 @@ from torch._C._functorch import is_legacy_batchedtensor
 
 from groupnorm.ops import native
 from groupnorm.ops.backends import compiled
+from groupnorm.ops.masked import masked_statistics, valid_positions
 from groupnorm.ops.spec import Spec, arranged
 from groupnorm.ops.watched import watched
 
@@ -108,6 +109,52 @@ class Apply(torch.autograd.Function):
         dmean = -rstd * sums[0] if needs[1] else None
         drstd = sums[1] / rstd if needs[2] else None
         return dx, dmean, drstd, _as(dweight, weight), _as(dbias, bias), None, None
+
+
+class Statistics(torch.autograd.Function):
+    """``(mean, rstd)`` of each group, of the valid positions where there is a mask."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, mask: Tensor | None, spec: Spec, eps: float, backend: str) -> Any:
+        mean, rstd = statistics(spec, x, mask, eps, backend)
+        ctx.save_for_backward(x, mask, mean, rstd)
+        ctx.call = spec, eps
+        return mean, rstd
+
+    @staticmethod
+    def backward(ctx: Any, dmean: Tensor, drstd: Tensor) -> Any:
+        x, mask, mean, rstd = ctx.saved_tensors
+        spec, eps = ctx.call
+        if _looked_into(dmean) or _looked_into(drstd):
+            with torch.enable_grad():
+                y = composed_statistics(x, spec.groups, eps, mask)
+            (dx,) = torch.autograd.grad(y, (x,), (dmean, drstd), create_graph=is_grad_enabled())
+            return dx, None, None, None, None
+        positions = spec.positions if mask is None else valid_positions(mask, x).clamp(min=1)
+        count = positions * (spec.channels // spec.groups)
+        by_x = native.per_channel_of_group(-(rstd**3) * drstd / count, x)
+        constant = native.per_channel_of_group(dmean / count, x)
+        dx = (x - native.per_channel_of_group(mean, x)) * by_x + constant
+        dx = dx if mask is None else torch.where(mask, dx, 0)
+        return dx.to(x.dtype), None, None, None, None
+
+
+def statistics(spec: Spec, x: Tensor, mask: Tensor | None, eps: float, backend: str) -> tuple[Tensor, Tensor]:
+    """``(mean, rstd)`` of each group by a compiled backend, without a gradient."""
+    kernels = compiled(backend)
+    if mask is None:
+        return kernels.statistics(spec, x, eps)
+    wide = spec._replace(dtype=spec.accumulates)
+    return masked_statistics(
+        x, spec.groups, mask, eps, average=lambda t: kernels.statistics(wide, arranged(t, spec.layout), eps)[0]
+    )
+
+
+def composed_statistics(x: Tensor, groups: int, eps: float, mask: Tensor | None) -> tuple[Tensor, Tensor]:
+    """``(mean, rstd)`` of each group, composed of ATen's operations."""
+    if mask is None:
+        return native.group_statistics(x, groups, eps)
+    return masked_statistics(x, groups, mask, eps)
 
 
 def _as(gradient: Gradient, parameter: Tensor | None) -> Gradient:

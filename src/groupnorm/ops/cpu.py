@@ -15,16 +15,16 @@ from typing import Any
 import torch
 from torch import Tensor, empty_like, get_num_threads
 
+from groupnorm.errors import OutOfMemoryError
+from groupnorm.ops.checks import address
 from groupnorm.ops.spec import CHANNELS_LAST, Spec
 
 _DTYPES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2, torch.float64: 3}
 _ACTIVATIONS = {None: 0, "relu": 1, "silu": 2, "gelu": 3, "gelu_tanh": 4}
 Statistics = tuple[Tensor, Tensor]
 
-FEW_ELEMENTS = 1 << 14
-"""Below this the way to the kernel takes longer than the work, and ATen's is shorter; measured on one core and two."""
-NARROW = 8
-"""Channels of a group, up to which ATen goes through a channels-last tensor several times slower."""
+FEW_ELEMENTS = 1 << 13
+"""Of a sample: a compiled graph computes smaller ones itself, fused with what is around them."""
 
 
 class _Problem(ctypes.Structure):
@@ -60,26 +60,13 @@ def refusal(spec: Spec) -> str:
 
 
 def drawback(spec: Spec) -> str:
-    """Why another backend is faster; "" where none is."""
-    few = _few(spec)
-    if spec.elements < few:
-        return f"the call costs more than the work on {spec.elements} elements, fewer than {few}"
-    return ""
+    """Why another backend is faster; "" always.
 
-
-def _few(spec: Spec) -> int:
-    """Below how many elements ATen is faster, as measured on two cores.
-
-    ATen needs a pass more for an activation. The way back goes through a function of Python's.
+    ATen's is, for a few thousand elements: by the microseconds of a call from Python. But a choice by size would have
+    to go by the size of one sample, or a sample would not have the same bits in every batch; and ATen's channels-last
+    kernel cancels, its activations round otherwise at the end of a tensor, and it keeps half precision statistics.
     """
-    last = spec.layout == CHANNELS_LAST
-    if last and spec.channels // spec.groups <= NARROW:
-        return 1 << 16 if spec.needs_grad else FEW_ELEMENTS
-    if spec.needs_grad:
-        return 3 << 15 if spec.activation else 3 << 17
-    if spec.activation:
-        return FEW_ELEMENTS
-    return 1 << 18 if last else 1 << 17
+    return ""
 
 
 def forward(
@@ -101,19 +88,21 @@ def forward(
     if mean is None and spec.needs_grad:
         mean, rstd = x.new_empty(shape, dtype=dtype), x.new_empty(shape, dtype=dtype)
     weight, bias = _parameter(weight, dtype), _parameter(bias, dtype)
-    _library().groupnorm_forward(
+    failed = _library().groupnorm_forward(
         problem,
-        x.data_ptr(),
-        _pointer(residual),
-        _pointer(total),
-        _pointer(weight),
-        _pointer(bias),
-        _pointer(mean),
-        _pointer(rstd),
-        y.data_ptr(),
+        _address(x),
+        _address(residual),
+        _address(total),
+        _address(weight),
+        _address(bias),
+        _address(mean),
+        _address(rstd),
+        _address(y),
         eps,
         statistics is not None,
     )
+    if failed:
+        raise _out_of_memory(spec)
     return y, mean, rstd
 
 
@@ -121,9 +110,11 @@ def statistics(spec: Spec, x: Tensor, eps: float) -> Statistics:
     """The protocol of :mod:`groupnorm.ops.backends`."""
     problem, dtype, shape = _problem(spec, get_num_threads())
     mean, rstd = x.new_empty(shape, dtype=dtype), x.new_empty(shape, dtype=dtype)
-    _library().groupnorm_forward(
-        problem, x.data_ptr(), None, None, None, None, mean.data_ptr(), rstd.data_ptr(), None, eps, False
+    failed = _library().groupnorm_forward(
+        problem, _address(x), None, None, None, None, _address(mean), _address(rstd), None, eps, False
     )
+    if failed:
+        raise _out_of_memory(spec)
     return mean, rstd
 
 
@@ -146,25 +137,36 @@ def backward(
     dbias = x.new_empty(spec.channels, dtype=dtype) if needs[2] else None
     sums = x.new_empty((2, *shape), dtype=dtype) if fixed else None
     weight, bias = _parameter(weight, dtype), _parameter(bias, dtype)
-    _library().groupnorm_backward(
+    failed = _library().groupnorm_backward(
         problem,
-        dy.data_ptr(),
-        x.data_ptr(),
-        _pointer(weight),
-        _pointer(bias),
-        mean.data_ptr(),
-        rstd.data_ptr(),
-        _pointer(dx),
-        _pointer(dweight),
-        _pointer(dbias),
-        _pointer(sums),
+        _address(dy),
+        _address(x),
+        _address(weight),
+        _address(bias),
+        _address(mean),
+        _address(rstd),
+        _address(dx),
+        _address(dweight),
+        _address(dbias),
+        _address(sums),
         fixed,
     )
+    if failed:
+        raise _out_of_memory(spec)
     return dx, dweight, dbias, sums
 
 
-def _pointer(t: Tensor | None) -> int | None:
-    return None if t is None else t.data_ptr()
+def _address(t: Tensor | None) -> int | None:
+    """Where a tensor's elements are; the kernels take a null pointer for one that was not given."""
+    return None if t is None else address(t)
+
+
+def _out_of_memory(spec: Spec) -> OutOfMemoryError:
+    megabytes = spec.elements * spec.dtype.itemsize / 1e6
+    return OutOfMemoryError(
+        f"group norm of an input {spec.shape} ran out of memory; expected up to {megabytes:.0f} MB, the size of the "
+        f"input, for temporaries: use a smaller batch"
+    )
 
 
 def _parameter(parameter: Tensor | None, dtype: torch.dtype) -> Tensor | None:
@@ -224,7 +226,7 @@ def _library() -> ctypes.CDLL:
     }
     for name, types in arguments.items():
         function = getattr(library, name)
-        function.argtypes, function.restype = types, None
+        function.argtypes, function.restype = types, ctypes.c_int
     library.groupnorm_use_threads(*_threads_of_torch())
     return library
 

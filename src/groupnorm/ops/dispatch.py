@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 import functools
+import math
 from typing import cast
 
 import torch
 from torch import Tensor, is_grad_enabled
 
 from groupnorm.errors import BackendError
-from groupnorm.ops import library, native, reference
+from groupnorm.ops import autograd, library, native, reference
 from groupnorm.ops.activation import activate
-from groupnorm.ops.autograd import Apply, Normalize
+from groupnorm.ops.autograd import Apply, Normalize, composed_statistics
 from groupnorm.ops.backends import AUTO, COMPILED, COMPOSED, Explanation, compiled, explain, resolve
-from groupnorm.ops.spec import CONTIGUOUS, Spec, accumulation_dtype, arranged, layout_of
+from groupnorm.ops.spec import CONTIGUOUS, Spec, accumulation_dtype, arranged, is_arranged, layout_of
 from groupnorm.ops.watched import transformed, watched
 from groupnorm.sets import group_set
 
 Statistics = tuple[Tensor, Tensor]
+
+_LOOKED_INTO = "something looks into it: torch.func, forward mode, a trace, a mode or a subclass of Tensor"
 
 
 def group_norm(
@@ -42,7 +45,7 @@ def group_norm(
     spec, name = choose(x.device, x.dtype, x.shape, layout_of(x), groups, activation, grad, backend)
     x = arranged(x, spec.layout)
     if residual is not None and (statistics is not None or name in COMPOSED):
-        x, residual = x + residual, None
+        x, residual = arranged(x + residual, spec.layout), None
     if name in COMPOSED:
         return _delivered(_composed(name, x, groups, weight, bias, eps, activation, statistics), out)
     if residual is not None:
@@ -56,7 +59,7 @@ def group_norm(
         y = Normalize.apply(x, residual, weight, bias, spec, eps, name)
         return cast(Tensor, y if residual is None else y[0])
     given = x, residual, weight, bias, *(statistics or ())
-    to = out if out is not None and layout_of(out) == spec.layout and not _in_the_way(out, given) else None
+    to = out if out is not None and is_arranged(out, spec.layout) and not _in_the_way(out, given) else None
     if to is None and residual is not None:
         to = torch.empty_like(x)
     y, _, _ = compiled(name).forward(
@@ -76,24 +79,27 @@ def compute(spec: Spec, name: str, x: Tensor, weight: Tensor | None, bias: Tenso
     return compiled(name).forward(spec, x, weight, bias, eps)[0]
 
 
-def group_statistics(x: Tensor, groups: int, eps: float, *, backend: str = AUTO) -> Statistics:
-    """``(mean, rstd)`` of each group, ``[N, G]``."""
-    grad = is_grad_enabled() and x.requires_grad
-    if watched(x) or grad:
+def group_statistics(
+    x: Tensor, groups: int, eps: float, *, mask: Tensor | None = None, backend: str = AUTO
+) -> Statistics:
+    """``(mean, rstd)`` of each group, ``[N, G]``; of the valid positions where there is a mask ``[N, 1, *]``."""
+    if watched(x, mask):
         if backend in COMPILED:
-            why = "statistics that need gradients, or that something looks into, are composed of ATen's operations"
-            raise BackendError(backend, why)
-        return native.group_statistics(x, groups, eps)
-    spec, name = choose(x.device, x.dtype, x.shape, layout_of(x), groups, None, False, backend)
+            raise BackendError(backend, _LOOKED_INTO)
+        return composed_statistics(x, groups, eps, mask)
+    grad = needs_grad(x)
+    spec, name = choose(x.device, x.dtype, x.shape, layout_of(x), groups, None, grad, backend)
     if name in COMPOSED:
-        return native.group_statistics(x, groups, eps)
-    return compiled(name).statistics(spec, arranged(x, spec.layout), eps)
+        return composed_statistics(x, groups, eps, mask)
+    x = arranged(x, spec.layout)
+    if grad:
+        return cast(Statistics, autograd.Statistics.apply(x, mask, spec, eps, name))
+    return autograd.statistics(spec, x, mask, eps, name)
 
 
 def explanation(x: Tensor, groups: int, activation: str | None, backend: str) -> Explanation:
     """Which backend runs a call of eager mode, and why the others do not."""
-    layout = layout_of(x) or CONTIGUOUS
-    spec = Spec(x.device.type, x.dtype, tuple(x.shape), layout, groups, activation, x.requires_grad)
+    spec = Spec(x.device.type, x.dtype, tuple(x.shape), layout_of(x), groups, activation, x.requires_grad)
     return explain(spec, backend)
 
 
@@ -118,18 +124,17 @@ def _recorded(
 def _records_the_operation(x: Tensor, weight: Tensor | None, bias: Tensor | None, backend: str) -> bool:
     """Whether the operation of our own is recorded, rather than those of ATen."""
     if backend in COMPILED and transformed(x, weight, bias):
-        why = "something looks into it: torch.func, forward mode, a trace or a subclass of Tensor"
-        raise BackendError(backend, why)
+        raise BackendError(backend, _LOOKED_INTO)
     if backend != AUTO:
         return backend in COMPILED
     if not torch.compiler.is_compiling() or transformed(x):
         return False
     fewest = _fewest_elements(x.device.type, x.dtype)
-    return fewest is not None and (torch.compiler.is_exporting() or x.numel() >= fewest)
+    return fewest is not None and (torch.compiler.is_exporting() or math.prod(x.shape[1:]) >= fewest)
 
 
 def _fewest_elements(device: str, dtype: torch.dtype) -> int | None:
-    """From how many elements on a compiled backend may be the fastest; None where there is none."""
+    """From how many elements of a sample on a compiled graph has a kernel; None where there is none."""
     likely = Spec(device, dtype, (1, 1, 1 << 20), CONTIGUOUS, 1, None, True)
     name = resolve(likely)
     return compiled(name).FEW_ELEMENTS if name in COMPILED else None
@@ -170,14 +175,14 @@ def choose(
     device: torch.device,
     dtype: torch.dtype,
     shape: torch.Size,
-    layout: str | None,
+    layout: str,
     groups: int,
     activation: str | None,
     grad: bool,
     backend: str,
 ) -> tuple[Spec, str]:
-    """What is asked of a backend, and which; an input in neither layout is made contiguous."""
-    spec = Spec(device.type, dtype, tuple(shape), layout or CONTIGUOUS, groups, activation, grad)
+    """What is asked of a backend, and which."""
+    spec = Spec(device.type, dtype, tuple(shape), layout, groups, activation, grad)
     return spec, resolve(spec, backend)
 
 

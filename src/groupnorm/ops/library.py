@@ -13,7 +13,16 @@ from torch import Tensor
 from groupnorm.ops import native
 from groupnorm.ops.activation import activate
 from groupnorm.ops.backends import COMPOSED, compiled, resolve
-from groupnorm.ops.spec import CONTIGUOUS, Spec, accumulation_dtype, arranged, layout_of
+from groupnorm.ops.checks import (
+    check_activation,
+    check_eps,
+    check_groups,
+    check_input,
+    check_like,
+    check_parameters,
+    checked_statistics,
+)
+from groupnorm.ops.spec import Spec, accumulation_dtype, arranged, layout_of
 
 NO_ACTIVATION = ""
 
@@ -23,14 +32,15 @@ def group_norm(
     x: Tensor, weight: Tensor | None, bias: Tensor | None, groups: int, eps: float, activation: str, backend: str
 ) -> tuple[Tensor, Tensor, Tensor]:
     """``(y, mean, rstd)``; an activation of "" is none."""
-    layout = layout_of(x) or CONTIGUOUS
-    spec = _spec(x, layout, groups, activation)
+    _check(x, weight, bias, groups, eps, activation)
+    spec = _spec(x, groups, activation)
     name = resolve(spec, backend)
+    x = arranged(x, spec.layout)
     if name in COMPOSED:
         y = native.group_norm(x, groups, weight, bias, eps, spec.activation)
         mean, rstd = native.group_statistics(x, groups, eps)
-        return y, mean.contiguous(), rstd.contiguous()
-    y, *statistics = compiled(name).forward(spec, arranged(x, layout), weight, bias, eps)
+        return arranged(y, spec.layout), mean.contiguous(), rstd.contiguous()
+    y, *statistics = compiled(name).forward(spec, x, weight, bias, eps)
     return y, *cast(tuple[Tensor, Tensor], tuple(statistics))
 
 
@@ -48,13 +58,15 @@ def group_norm_backward(
     backend: str,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """``(dx, dweight, dbias)``, the last two ``[C]`` and in the dtype of the statistics."""
-    layout = layout_of(x) or CONTIGUOUS
-    spec = _spec(x, layout, groups, activation)
+    _check(x, weight, bias, groups, eps, activation)
+    check_like("dy", dy, x)
+    spec = _spec(x, groups, activation)
+    mean, rstd = (t.to(spec.accumulates).contiguous() for t in checked_statistics((mean, rstd), x, groups))
     name = resolve(spec, backend)
     if name in COMPOSED:
         dx, dweight, dbias = native.group_norm_backward(dy, x, weight, bias, mean, rstd, groups, spec.activation)
-        return arranged(dx, layout), dweight, dbias
-    x, dy = arranged(x, layout), arranged(dy, layout)
+        return arranged(dx, spec.layout), dweight, dbias
+    x, dy = arranged(x, spec.layout), arranged(dy, spec.layout)
     *gradients, _ = compiled(name).backward(spec, dy, x, weight, bias, mean, rstd)
     return cast(tuple[Tensor, Tensor, Tensor], tuple(gradients))
 
@@ -100,10 +112,19 @@ def decomposition(
 torch._decomp.register_decomposition([torch.ops.groupnorm.group_norm.default])(decomposition)
 
 
-def _spec(x: Tensor, layout: str, groups: int, activation: str) -> Spec:
-    return Spec(x.device.type, x.dtype, tuple(x.shape), layout, groups, activation or None, True)
+def _check(x: Tensor, weight: Tensor | None, bias: Tensor | None, groups: int, eps: float, activation: str) -> None:
+    """The checks of :mod:`groupnorm.functional`: an exported program calls the operator without it."""
+    check_input(x)
+    check_groups(groups, x.shape[1])
+    check_eps(eps)
+    check_activation(activation or None)
+    check_parameters(x, weight, bias)
+
+
+def _spec(x: Tensor, groups: int, activation: str) -> Spec:
+    return Spec(x.device.type, x.dtype, tuple(x.shape), layout_of(x), groups, activation or None, True)
 
 
 def _empty_like(x: Tensor) -> Tensor:
     """What a kernel returns for ``x``."""
-    return torch.empty_like(x) if layout_of(x) else torch.empty_like(x, memory_format=torch.contiguous_format)
+    return torch.empty_like(arranged(x, layout_of(x)))

@@ -7,11 +7,12 @@ import functools
 import torch
 from torch import Tensor, is_autocast_enabled
 from torch import group_norm as aten_group_norm
+from torch._C import _are_functorch_transforms_active
 
 from groupnorm.ops.activation import activate, activation_gradient
 from groupnorm.ops.moments import map_moments, per_map
 from groupnorm.ops.reference import affine
-from groupnorm.ops.spec import accumulation_dtype
+from groupnorm.ops.spec import accumulation_dtype, arranged, layout_of
 
 Statistics = tuple[Tensor, Tensor]
 
@@ -44,13 +45,32 @@ def group_norm(
             return group_norm(x, groups, weight, bias, eps, activation, statistics)
     if statistics is not None:
         return activate(_apply(x, *statistics, weight, bias).to(x.dtype), activation)
-    if weight is not None and bias is not None and weight.dtype != bias.dtype:  # which ATen refuses
-        weight, bias = (p.to(accumulation_dtype(x.dtype)) for p in (weight, bias))
-    if device != "cpu" and any(p is not None and p.dtype != x.dtype for p in (weight, bias)):  # and this
-        y = aten_group_norm(x.to(accumulation_dtype(x.dtype)), groups, weight, bias, eps).to(x.dtype)
-    else:
-        y = aten_group_norm(x, groups, weight, bias, eps)
+    y = _aten_on_cpu(x, groups, weight, bias, eps) if device == "cpu" else _aten(x, groups, weight, bias, eps)
     return y if activation is None else activate(y, activation)
+
+
+def _aten(x: Tensor, groups: int, weight: Tensor | None, bias: Tensor | None, eps: float) -> Tensor:
+    """ATen's group norm, which takes scale and shift of the dtype of ``x`` alone."""
+    dtype = x.dtype
+    if any(p is not None and p.dtype != dtype for p in (weight, bias)):
+        x, weight, bias = (None if t is None else t.to(accumulation_dtype(dtype)) for t in (x, weight, bias))
+    return aten_group_norm(x, groups, weight, bias, eps).to(dtype)
+
+
+def _aten_on_cpu(x: Tensor, groups: int, weight: Tensor | None, bias: Tensor | None, eps: float) -> Tensor:
+    """ATen's group norm, called so that its statistics are as exact as those of float32 can be.
+
+    Its channels-last kernel computes the variance as E[x^2] - mean^2, which cancels, and keeps mean and rstd for the
+    backward pass in the dtype of scale and shift. So it gets contiguous inputs, and float32 parameters.
+    """
+    dtype, wide = x.dtype, accumulation_dtype(x.dtype)
+    transformed = _are_functorch_transforms_active()  # vmap hides the layout, and takes no parameters of another dtype
+    if wide != dtype:
+        weight = torch.ones(x.shape[1], dtype=wide, device=x.device) if weight is None else weight.to(wide)
+        bias = None if bias is None else bias.to(wide)
+        x = x.to(wide) if transformed else x
+    y = aten_group_norm(x.contiguous(), groups, weight, bias, eps).to(dtype)
+    return y if transformed else arranged(y, layout_of(x))
 
 
 def group_statistics(x: Tensor, groups: int, eps: float) -> Statistics:
@@ -58,7 +78,12 @@ def group_statistics(x: Tensor, groups: int, eps: float) -> Statistics:
     means, variances = (t.unflatten(1, (groups, -1)) for t in map_moments(x.to(accumulation_dtype(x.dtype))))
     mean = means.mean(2)
     variance = (variances + (means - mean.unsqueeze(2)).square()).mean(2)
-    return mean, (variance + eps).rsqrt()
+    return mean, inverse_deviation(variance, eps)
+
+
+def inverse_deviation(variance: Tensor, eps: float) -> Tensor:
+    """``1 / sqrt(variance + eps)``, and NaN where the variance has overflowed: 0 would hide that training diverged."""
+    return (variance + eps).rsqrt() + 0 * variance
 
 
 def group_norm_backward(
@@ -79,7 +104,7 @@ def group_norm_backward(
     g = affine(d, weight, None)
 
     def average(t: Tensor) -> Tensor:
-        return per_channel_of_group(t.reshape(t.shape[0], groups, -1).mean(2), x)
+        return per_channel_of_group(t.unflatten(1, (groups, -1)).flatten(2).mean(2), x)
 
     dx = by * (g - average(g) - xhat * average(g * xhat))
     over = (0, *positions)

@@ -66,18 +66,47 @@ def accumulation_dtype(dtype: torch.dtype) -> torch.dtype:
     return torch.float32 if dtype in (torch.float16, torch.bfloat16) else dtype
 
 
-def layout_of(x: Tensor) -> str | None:
-    """The layout of an input in memory; None where it is neither of the two."""
+def layout_of(x: Tensor) -> str:
+    """The layout that a call computes in: channels-last where the channels of a sample are neighbours in memory.
+
+    One sample decides, never the stride between samples: a sample alone is computed as it is in a batch.
+    """
     if x.is_contiguous():
         return CONTIGUOUS
     memory_format = _FORMATS.get(x.dim())
-    if memory_format is not None and x.is_contiguous(memory_format=memory_format):
+    if memory_format is None:
+        return CONTIGUOUS
+    if x.is_contiguous(memory_format=memory_format) or _is_channels_last(x):
         return CHANNELS_LAST
-    return None
+    return CONTIGUOUS
+
+
+def _is_channels_last(x: Tensor) -> bool:
+    """Whether the axes of one sample lie in memory as channels-last has them, with or without gaps."""
+    sizes, strides = x.shape, x.stride()
+    if sizes[1] == 1:
+        return False
+    innermost_first = (1, *range(x.dim() - 1, 1, -1))
+    least, axes = 1, 0
+    for axis in innermost_first:
+        if sizes[axis] == 1:
+            continue
+        if strides[axis] < least:
+            return False
+        least = strides[axis] * sizes[axis]
+        axes += 1
+    return axes > 1  # channels alone have no order
 
 
 def arranged(x: Tensor, layout: str) -> Tensor:
-    """``x`` in this layout; itself where it has it."""
-    if layout == CONTIGUOUS:
-        return x.contiguous()
-    return x.contiguous(memory_format=_FORMATS[x.dim()])
+    """``x``, dense in this layout; itself where it is."""
+    return x.contiguous(memory_format=_memory_format(x, layout))
+
+
+def is_arranged(x: Tensor, layout: str) -> bool:
+    """Whether ``x`` is dense in this layout."""
+    return x.is_contiguous(memory_format=_memory_format(x, layout))
+
+
+def _memory_format(x: Tensor, layout: str) -> torch.memory_format:
+    return torch.contiguous_format if layout == CONTIGUOUS else _FORMATS[x.dim()]

@@ -4,10 +4,17 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
-from torch._C import _are_functorch_transforms_active, _is_tracing, _len_torch_dispatch_stack
+from torch._C import (
+    _are_functorch_transforms_active,
+    _get_function_stack_at,
+    _is_tracing,
+    _len_torch_dispatch_stack,
+    _len_torch_function_stack,
+)
 from torch._subclasses.fake_tensor import FakeTensor
 from torch.autograd import forward_ad
 from torch.compiler import is_compiling
+from torch.utils._device import DeviceContext
 
 _PLAIN = frozenset((Tensor, torch.nn.Parameter, type(None)))
 
@@ -24,10 +31,11 @@ def watched(*tensors: Tensor | None) -> bool:
         or forward_ad._current_level >= 0
         or _is_tracing()
         or _len_torch_dispatch_stack() > 0
+        or (_len_torch_function_stack() > 0 and _has_function_mode())
     ):
         return True
     for t in tensors:  # noqa: SIM110 - any() takes twice the time
-        if type(t) not in _PLAIN:
+        if type(t) not in _PLAIN or (t is not None and t.is_neg()):
             return True
     return False
 
@@ -41,4 +49,10 @@ def transformed(*tensors: Tensor | None) -> bool:
     for t in tensors:
         if type(t) not in _PLAIN and type(t) is not FakeTensor:
             return True
-    return forward_ad._current_level >= 0 or _is_tracing()
+    return forward_ad._current_level >= 0 or _is_tracing() or _has_function_mode()
+
+
+def _has_function_mode() -> bool:
+    """Whether a mode sees the functions that are called; the one of ``torch.device`` only makes new tensors there."""
+    stack = (_get_function_stack_at(i) for i in range(_len_torch_function_stack()))
+    return any(type(mode) is not DeviceContext for mode in stack)

@@ -136,9 +136,13 @@ def two_sum(a, b):
 
 @triton.jit
 def reciprocal_deviation(variance, eps, eps_rest):
-    """``1 / sqrt(variance + eps)``; eps is a float32 and what its rounding left out, which float64 has room for."""
+    """``1 / sqrt(variance + eps)``, and NaN where the variance overflowed: 0 would hide that a training has diverged.
+
+    eps is a float32 and what its rounding left out, which float64 has room for.
+    """
     variance += eps_rest + eps
-    return 1 / (tl.sqrt(variance) if variance.dtype == tl.float64 else tl.sqrt_rn(variance))  # sqrt_rn has no double
+    deviation = tl.sqrt(variance) if variance.dtype == tl.float64 else tl.sqrt_rn(variance)  # sqrt_rn has no double
+    return tl.where(deviation < float("inf"), 1 / deviation, float("nan"))
 
 
 @triton.jit

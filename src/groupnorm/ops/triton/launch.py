@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from groupnorm.ops.checks import address
 from groupnorm.ops.spec import Spec
 
 
@@ -21,6 +22,9 @@ def launch(kernel: Any, programs: int, warps: int, x: Tensor, *arguments: Any, r
         arguments: the others.
         registers: at most so many for a thread, so that more programs run at once; a matter of NVIDIA's compiler.
     """
+    for tensor in (x, *arguments):
+        if isinstance(tensor, Tensor):
+            address(tensor)
     options = {} if registers is None or torch.version.hip else {"maxnreg": registers}
     with torch.cuda.device_of(x):
         kernel[(programs,)](x, *arguments, num_warps=warps, **options)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-import sys
+import math
+from numbers import Integral, Real
 
 import torch
 from torch import Tensor
+from torch.compiler import is_compiling
 
 from groupnorm.errors import (
     ArgumentError,
@@ -13,6 +15,7 @@ from groupnorm.errors import (
     DtypeError,
     ShapeError,
     SingleElementError,
+    UnallocatedError,
     UnknownNameError,
     divisors,
 )
@@ -20,10 +23,22 @@ from groupnorm.ops.activation import ACTIVATIONS
 from groupnorm.ops.spec import accumulation_dtype
 
 
+def check_tensor(name: str, value: object) -> None:
+    """Raise unless an argument is a tensor."""
+    if not isinstance(value, Tensor):
+        kind = type(value)
+        kind_name = kind.__name__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__name__}"
+        raise DtypeError(f"{name} is of type {kind_name}; expected a torch.Tensor: use torch.as_tensor({name})")
+
+
+_DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
+
+
 def check_input(input: Tensor) -> None:
-    """Raise unless ``input`` is a floating point tensor ``[N, C, *]``."""
-    if not isinstance(input, Tensor):
-        raise DtypeError(f"input is of type {type(input).__name__}; expected a torch.Tensor: use torch.as_tensor(x)")
+    """Raise unless ``input`` is a dense floating point tensor ``[N, C, *]``."""
+    check_tensor("input", input)
+    if input.is_nested or input.layout != torch.strided:
+        raise DtypeError(_not_dense(input))
     if input.dim() < 2:
         raise ShapeError(
             f"input has shape {tuple(input.shape)}, rank {input.dim()}; expected (N, C, *) with at least two "
@@ -32,6 +47,18 @@ def check_input(input: Tensor) -> None:
     if not input.is_floating_point():
         remedy = "normalise x.real and x.imag" if input.is_complex() else "convert it with x.float()"
         raise DtypeError(f"input has dtype {input.dtype}; expected a floating point dtype: {remedy}")
+    if input.dtype not in _DTYPES:
+        raise DtypeError(
+            f"input has dtype {input.dtype}, which has no arithmetic; expected one of "
+            f"{', '.join(map(str, _DTYPES))}: convert it with x.bfloat16() or x.float()"
+        )
+
+
+def _not_dense(input: Tensor) -> str:
+    if input.is_nested:
+        remedy = "pad it with torch.nested.to_padded_tensor(x, 0.0) and give mask=, which leaves the padding out"
+        return f"input is a nested tensor; expected a dense one: {remedy}"
+    return f"input has layout {input.layout}; expected torch.strided: make it dense with x.to_dense()"
 
 
 def check_groups(num_groups: int, num_channels: int) -> None:
@@ -45,14 +72,23 @@ def check_groups(num_groups: int, num_channels: int) -> None:
 
 def check_eps(eps: float) -> None:
     """Raise unless ``eps`` is a finite number that is not negative, so that var + eps has a square root."""
-    if not isinstance(eps, (int, float)) or not 0 <= eps <= sys.float_info.max:
+    try:
+        fits = isinstance(eps, Real) and not isinstance(eps, bool) and 0 <= float(eps) < math.inf
+    except OverflowError:  # an integer beyond the range of floats
+        fits = False
+    if not fits:
         raise ArgumentError(f"eps={eps!r}; expected a finite number >= 0: the default is 1e-5")
 
 
 def check_integer(name: str, value: object) -> None:
-    """Raise unless ``value`` is an integer."""
-    if not isinstance(value, (int, torch.SymInt)) or isinstance(value, bool):
+    """Raise unless ``value`` is an integer, of Python or of numpy."""
+    if not isinstance(value, (Integral, torch.SymInt)) or isinstance(value, bool):
         raise ArgumentError(f"{name}={value!r} is of type {type(value).__name__}; expected an integer: use int(...)")
+
+
+def as_integer(value: int) -> int:
+    """An integer of Python or a symbolic one, as PyTorch's functions take them, from one that was checked."""
+    return value if isinstance(value, (int, torch.SymInt)) else int(value)
 
 
 def check_activation(activation: str | None) -> None:
@@ -67,6 +103,7 @@ def check_parameters(input: Tensor, weight: Tensor | None, bias: Tensor | None) 
     for name, p in (("weight", weight), ("bias", bias)):
         if p is None:
             continue
+        check_tensor(name, p)
         check_device(name, p.device, input.device)
         if p.dtype is dtype and p.dim() == 1 and p.numel() == channels:
             continue
@@ -85,7 +122,8 @@ def check_parameters(input: Tensor, weight: Tensor | None, bias: Tensor | None) 
 
 
 def check_like(name: str, tensor: Tensor, input: Tensor) -> None:
-    """Raise unless a tensor has shape, dtype and device of ``input``."""
+    """Raise unless this is a tensor of the shape, dtype and device of ``input``."""
+    check_tensor(name, tensor)
     if tensor.shape != input.shape:
         raise ShapeError(
             f"{name} has shape {tuple(tensor.shape)} and the input {tuple(input.shape)}; expected the same: "
@@ -106,7 +144,7 @@ def check_device(name: str, device: torch.device, of_input: torch.device) -> Non
 
 def check_out(out: Tensor, *others: Tensor | None) -> None:
     """Raise where a gradient would have to flow into or through a tensor that is written to, or it may not be."""
-    if out.is_inference() and not torch.is_inference_mode_enabled():
+    if not is_compiling() and out.is_inference() and not torch.is_inference_mode_enabled():
         raise ArgumentError(
             "out= was made in inference mode and this is outside of it; expected a normal tensor: use out.clone()"
         )
@@ -119,14 +157,14 @@ def check_out(out: Tensor, *others: Tensor | None) -> None:
 
 def checked_statistics(statistics: tuple[Tensor, Tensor], input: Tensor, num_groups: int) -> tuple[Tensor, Tensor]:
     """``(mean, rstd)``, if that is what it is."""
-    try:
-        mean, rstd = statistics
-        shapes = [tuple(t.shape) for t in (mean, rstd)]
-    except (TypeError, ValueError, AttributeError):
+    given = statistics if isinstance(statistics, (tuple, list)) else ()
+    if len(given) != 2 or not all(isinstance(t, Tensor) for t in given):
         raise ArgumentError(
             f"statistics is {statistics!r}; expected (mean, rstd), two tensors: "
             f"use group_norm_statistics(x, num_groups)"
-        ) from None
+        )
+    mean, rstd = given
+    shapes = [tuple(t.shape) for t in (mean, rstd)]
     expected = (input.shape[0], num_groups)
     if shapes != [expected, expected]:
         raise ShapeError(
@@ -140,6 +178,7 @@ def checked_statistics(statistics: tuple[Tensor, Tensor], input: Tensor, num_gro
 
 def checked_mask(mask: Tensor, input: Tensor) -> Tensor:
     """A mask ``[N, *]`` as ``[N, 1, *]``."""
+    check_tensor("mask", mask)
     if mask.dtype != torch.bool:
         raise DtypeError(f"mask has dtype {mask.dtype}; expected torch.bool, True where valid: use mask.bool()")
     expected = (input.shape[0], *input.shape[2:])
@@ -164,3 +203,19 @@ def check_group_elements(shape: torch.Size, num_groups: int) -> None:
             f"input {tuple(shape)} with num_groups={num_groups} has 1 element per group, so the output is the "
             f"bias whatever the input; expected at least 2: use {remedy}"
         )
+
+
+def address(tensor: Tensor) -> int:
+    """Where the elements of a tensor are.
+
+    Raises:
+        UnallocatedError: it has elements and no memory.
+    """
+    pointer = tensor.data_ptr()
+    if not pointer and tensor.numel():
+        raise UnallocatedError(
+            f"a tensor of shape {tuple(tensor.shape)} and dtype {tensor.dtype} has no memory: its data is not "
+            f"allocated yet or was freed; expected {tensor.numel()} elements: call the norm before storage.resize_(0), "
+            f"or where FSDP has gathered the parameters"
+        )
+    return pointer
