@@ -1,9 +1,11 @@
 """Every error: its class, the builtin that users of torch catch, and a message with value, expectation and remedy."""
 
 import pickle
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
@@ -18,15 +20,19 @@ from groupnorm.errors import (
     DivisibilityError,
     DtypeError,
     GroupNormError,
+    OutOfMemoryError,
     RecomputationError,
     ShapeError,
     SingleElementError,
+    UnallocatedError,
     UnknownNameError,
     WiringError,
     divisors,
 )
 from groupnorm.functional import group_norm, group_norm_statistics
 from groupnorm.nn import BatchRenorm
+from groupnorm.ops import cpu
+from groupnorm.ops.spec import CONTIGUOUS, Spec
 from groupnorm.sets import ALL, Blocks, SharedSet, group_set
 
 
@@ -47,6 +53,24 @@ def run_again(layer: torch.nn.Module) -> None:
     checkpoint(layer, torch.randn(2, 4, 3, requires_grad=True), use_reentrant=False).square().sum().backward()
 
 
+def nested() -> torch.Tensor:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # that nested tensors are a prototype
+        return torch.nested.nested_tensor([torch.zeros(8, 3), torch.zeros(8, 2)])
+
+
+def freed() -> torch.Tensor:
+    x = torch.zeros(2, 8, 40, 40)
+    x.untyped_storage().resize_(0)
+    return x
+
+
+def without_memory() -> None:
+    """What a kernel raises that cannot allocate, as tests/ops/test_attacks.py provokes it."""
+    raise cpu._out_of_memory(Spec("cpu", torch.float32, (2, 8, 40, 40), CONTIGUOUS, 4, None, False))
+
+
+AVAILABLE = "triton" if cpu.unavailable() else "cpu"
 X = torch.zeros(2, 8, 3)
 MISTAKES = {
     "conversion: in place of a model that is a norm": Mistake(
@@ -293,6 +317,109 @@ MISTAKES = {
         "expected torch.bool",
         "use mask.bool()",
         TypeError,
+    ),
+    "function: weight of type list": Mistake(
+        lambda: group_norm(X, 4, [1.0] * 8),
+        DtypeError,
+        "weight is of type list",
+        "expected a torch.Tensor",
+        "use torch.as_tensor(weight)",
+        TypeError,
+    ),
+    "function: bias of type numpy.ndarray": Mistake(
+        lambda: group_norm(X, 4, None, np.ones(8)),
+        DtypeError,
+        "bias is of type numpy.ndarray",
+        "expected a torch.Tensor",
+        "use torch.as_tensor(bias)",
+        TypeError,
+    ),
+    "function: residual of type float": Mistake(
+        lambda: group_norm(X, 4, residual=1.0),
+        DtypeError,
+        "residual is of type float",
+        "expected a torch.Tensor",
+        "use torch.as_tensor(residual)",
+        TypeError,
+    ),
+    "function: mask of type list": Mistake(
+        lambda: group_norm(X, 4, mask=[[True]]),
+        DtypeError,
+        "mask is of type list",
+        "expected a torch.Tensor",
+        "use torch.as_tensor(mask)",
+        TypeError,
+    ),
+    "function: mask of type numpy.ndarray": Mistake(
+        lambda: group_norm(X, 4, mask=np.ones((2, 3), bool)),
+        DtypeError,
+        "mask is of type numpy.ndarray",
+        "expected a torch.Tensor",
+        "use torch.as_tensor(mask)",
+        TypeError,
+    ),
+    "function: out of type numpy.ndarray": Mistake(
+        lambda: group_norm(X, 4, out=X.numpy()),
+        DtypeError,
+        "out is of type numpy.ndarray",
+        "expected a torch.Tensor",
+        "use torch.as_tensor(out)",
+        TypeError,
+    ),
+    "function: a sparse input": Mistake(
+        lambda: group_norm(X.to_sparse(), 4),
+        DtypeError,
+        "input has layout torch.sparse_coo",
+        "expected torch.strided",
+        "x.to_dense()",
+        TypeError,
+    ),
+    "function: an input of mkldnn": Mistake(
+        lambda: group_norm(X.to_mkldnn(), 4),
+        DtypeError,
+        "input has layout torch._mkldnn",
+        "expected torch.strided",
+        "x.to_dense()",
+        TypeError,
+    ),
+    "function: a nested input": Mistake(
+        lambda: group_norm(nested(), 4),
+        DtypeError,
+        "input is a nested tensor",
+        "expected a dense one",
+        "torch.nested.to_padded_tensor(x, 0.0)",
+        TypeError,
+    ),
+    "function: an input of 8 bits": Mistake(
+        lambda: group_norm(X.to(torch.float8_e5m2), 4),
+        DtypeError,
+        "input has dtype torch.float8_e5m2",
+        "expected one of torch.float32, torch.bfloat16",
+        "x.bfloat16()",
+        TypeError,
+    ),
+    "function: memory that was freed": Mistake(
+        lambda: group_norm(freed(), 4, backend=AVAILABLE),
+        UnallocatedError,
+        "a tensor of shape (2, 8, 40, 40) and dtype torch.float32 has no memory",
+        "expected 25600 elements",
+        "call the norm before storage.resize_(0)",
+        RuntimeError,
+    ),
+    "function: no memory left": Mistake(
+        without_memory,
+        OutOfMemoryError,
+        "group norm of an input (2, 8, 40, 40) ran out of memory",
+        "expected up to 0.1 MB",
+        "use a smaller batch",
+        RuntimeError,
+    ),
+    "function: an eps that is a boolean": Mistake(
+        lambda: group_norm(X, 4, eps=True),
+        ArgumentError,
+        "eps=True",
+        "expected a finite number >= 0",
+        "the default is 1e-5",
     ),
     "function: a mask with channels": Mistake(
         lambda: group_norm(X, 4, mask=torch.ones(2, 8, 3, dtype=torch.bool)),

@@ -8,7 +8,9 @@ from torch import Tensor
 
 from groupnorm import GroupNorm
 from groupnorm.functional import ACTIVATIONS, group_norm, group_norm_statistics
-from groupnorm.ops import cpu
+from groupnorm.ops import cpu, triton
+from groupnorm.ops.spec import CHANNELS_LAST, CONTIGUOUS, Spec
+from groupnorm.ops.triton import plan
 
 pytestmark = pytest.mark.skipif(bool(cpu.unavailable()), reason=cpu.unavailable())
 
@@ -142,6 +144,42 @@ def test_statistics(layout: str, dtype: torch.dtype, masked: bool) -> None:
         return dense(*found, *gradients)
 
     assert_invariant(step, LAYOUTS[layout](x), mask, dmean, drstd)
+
+
+@pytest.mark.skipif(not triton.INTERPRETED, reason="Triton's interpreter is off")
+@pytest.mark.parametrize("layout", ["contiguous", "channels last"])
+@pytest.mark.parametrize(("shape", "groups"), [((6, 3, 3), 2), ((16, 5), 4), ((24, 20, 20), 2)], ids=str)
+def test_triton(shape: tuple[int, ...], groups: int, layout: str) -> None:
+    def step(x: Tensor, dy: Tensor) -> list[Tensor]:
+        leaf = x.detach().requires_grad_()
+        y = group_norm(leaf, groups, activation="silu", backend="triton")
+        return dense(y, *torch.autograd.grad(y, leaf, dy))
+
+    arrange = LAYOUTS[layout]
+    assert_invariant(step, arrange(torch.randn(4, *shape)), arrange(torch.randn(4, *shape)))
+
+
+@pytest.mark.parametrize("layout", [CONTIGUOUS, CHANNELS_LAST])
+@pytest.mark.parametrize("size", [(6, 3, 3), (320, 64, 64), (256, 512, 512), (64, 33, 7), (2048, 7, 7)], ids=str)
+def test_triton_cuts_a_sample_in_the_same_way_in_every_batch(size: tuple[int, ...], layout: str) -> None:
+    def cuts(samples: int) -> list[tuple[object, ...]]:
+        spec = Spec("cuda", torch.float32, (samples, *size), layout, 2, None, True)
+        every = [plan.resident(spec), plan.looped(spec), plan.streamed(spec), plan.split(spec)]
+        of_all = {"rows", "programs", "lines", "blocks", "spans"}
+        return [
+            tuple(
+                value if name != "geometry" else tuple(v for n, v in value._asdict().items() if n not in of_all)
+                for name, value in cut._asdict().items()
+                if name not in of_all
+            )
+            for cut in every
+            if cut is not None
+        ]
+
+    assert plan.route(Spec("cuda", torch.float32, (1, *size), layout, 2, None, True)) == plan.route(
+        Spec("cuda", torch.float32, (64, *size), layout, 2, None, True)
+    )
+    assert cuts(1) == cuts(3) == cuts(64)
 
 
 def test_the_assertion_can_fail() -> None:

@@ -164,7 +164,7 @@ def _address(t: Tensor | None) -> int | None:
 def _out_of_memory(spec: Spec) -> OutOfMemoryError:
     megabytes = spec.elements * spec.dtype.itemsize / 1e6
     return OutOfMemoryError(
-        f"group norm of an input {spec.shape} ran out of memory; expected up to {megabytes:.0f} MB, the size of the "
+        f"group norm of an input {spec.shape} ran out of memory; expected up to {megabytes:.1f} MB, the size of the "
         f"input, for temporaries: use a smaller batch"
     )
 

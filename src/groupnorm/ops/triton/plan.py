@@ -1,4 +1,4 @@
-"""How a call is cut up for the device: decided by the spec alone, so that results do not depend on the device.
+"""How a call is cut up: decided by the spec of one sample, so that results depend on no device and no batch.
 
 A group is read once where it fits registers, and otherwise twice, the second time out of a cache where there is a way:
 
@@ -143,7 +143,7 @@ def resident(spec: Spec) -> Resident | None:
     adjacent = (D if last else D * P) * spec.dtype.itemsize  # bytes of a group in a row
     of_samples = adjacent >= SHORT or G == 1
     if of_samples:
-        count = min(power(SMALL // (members * tile)), power(N))
+        count = power(SMALL // (members * tile))
     else:
         count = math.gcd(G, power(max(SMALL // (members * tile), LINE // adjacent)))
     short = last and not of_samples and count < G and count * adjacent < SHORT
@@ -177,8 +177,8 @@ def split(spec: Spec) -> Blocks:
 def cut(spec: Spec, width: int, room: int, longest: int) -> Blocks:
     """Blocks within spans of ``width`` channels, in tiles of ``room`` bytes.
 
-    A block has one tile. Where ``longest`` is more than 1, it has up to so many if there are blocks enough, and still
-    more if a channel would otherwise have more chunks than :data:`CHUNKS`.
+    A block has one tile. Where ``longest`` is more than 1, it has up to so many if one sample has blocks enough, and
+    still more if a channel would otherwise have more chunks than :data:`CHUNKS`.
     """
     N, C, P = spec.samples, spec.channels, spec.positions
     elements = room // spec.dtype.itemsize
@@ -191,7 +191,7 @@ def cut(spec: Spec, width: int, room: int, longest: int) -> Blocks:
     spans, slabs, tiles = N * C // width, -(-width // slab), -(-P // tile)
     length = 1
     if longest > 1:
-        length = max(min(longest, spans * slabs * tiles // BLOCKS), -(-tiles // CHUNKS), 1)
+        length = max(min(longest, C // width * slabs * tiles // BLOCKS), -(-tiles // CHUNKS), 1)
     at = geometry(spec, width, slabs, length * tile)
     warps = min(max(slab * tile * spec.dtype.itemsize // 1024, 1), 16)
     registers = CROWDED if spec.accumulates.itemsize == 4 and P % 16 == 0 else None  # narrow loads take more of them
