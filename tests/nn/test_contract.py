@@ -1,6 +1,7 @@
 """What every layer of the catalog keeps, whatever it computes."""
 
 import copy
+import inspect
 import io
 import pickle
 from collections.abc import Iterator
@@ -18,7 +19,7 @@ from torchvision.ops import FrozenBatchNorm2d
 
 from groupnorm import catalog, norm_layer
 from groupnorm.errors import ArgumentError, RecomputationError
-from groupnorm.nn import GroupNorm, set_total_steps, standardize_weight_, wire_
+from groupnorm.nn import GroupNorm, SyncBatchNorm, set_total_steps, standardize_weight_, wire_
 from groupnorm.nn.wiring import NeedsConvolution
 from tolerances import rounding
 
@@ -314,9 +315,24 @@ def test_without_running_statistics_evaluation_uses_the_batch(spec: str) -> None
     for mode in (True, False):
         torch.testing.assert_close(gradients(layer.train(mode), x, upstream), expected, rtol=0, atol=0)
     assert not any(name.endswith(("running_mean", "running_var", "num_batches_tracked")) for name in state(layer))
-    assert_same(copy.deepcopy(layer), pickle.loads(pickle.dumps(layer)))
+    twin = copy.deepcopy(layer)
+    assert twin.load_state_dict(layer.state_dict())
+    assert_same(twin, pickle.loads(pickle.dumps(layer)))
     empty = torch.empty(0, C, 5, 4)
     assert layer(empty).shape == empty.shape
+
+
+@pytest.mark.parametrize("spec", BATCH)
+def test_functorch_takes_the_running_statistics_away_and_maps_over_batches(spec: str) -> None:
+    layer = torch.func.replace_all_batch_norm_modules_(trained(spec))
+    batches, parameters = numbers(3, 8, C, 5, 4), dict(layer.named_parameters())
+
+    def run(x: Tensor) -> Tensor:
+        return torch.func.functional_call(layer, parameters, (x,))
+
+    expected = torch.stack([layer(x) for x in batches])
+    actual = torch.func.vmap(run)(batches)
+    torch.testing.assert_close(actual, expected, rtol=0, atol=rounding(torch.float32, batches, expected))
 
 
 @pytest.mark.parametrize("spec", BATCH)
@@ -409,6 +425,15 @@ def test_positional_arguments_of_torchs_batch_norm_mean_the_same_or_are_refused(
         return
     assert (norm.eps, norm.momentum, norm.affine, norm.track_running_stats) == (1e-3, 0.3, True, False)
     assert norm.running_mean is None
+
+
+@pytest.mark.parametrize(("layer", "torchs"), [(GroupNorm, nn.GroupNorm), (SyncBatchNorm, nn.SyncBatchNorm)])
+def test_what_stands_in_for_a_layer_of_torch_takes_its_arguments_by_position(layer, torchs) -> None:
+    def positional(kind: type[nn.Module]) -> list[str]:
+        parameters = inspect.signature(kind).parameters.values()
+        return [p.name for p in parameters if p.kind is p.POSITIONAL_OR_KEYWORD]
+
+    assert positional(layer) == positional(torchs)
 
 
 @every_layer

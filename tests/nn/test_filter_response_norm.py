@@ -165,3 +165,10 @@ def test_a_learned_eps_without_an_axis_loads_and_one_with_it_loads_where_there_i
     if not options:
         other.load_state_dict(norm.state_dict())
         assert torch.equal(other(x), norm(x))
+
+
+@pytest.mark.parametrize("shape", [(0, 4, 3, 3), (2, 4, 0, 3), (0, 4)])
+def test_nothing_to_normalise_gives_gradients_of_zeros(shape):
+    norm, x = FilterResponseNorm(4, learn_eps=True), torch.randn(shape, requires_grad=True)
+    norm(x).backward(torch.randn(shape))
+    assert all(torch.equal(parameter.grad, torch.zeros_like(parameter)) for parameter in norm.parameters())

@@ -47,7 +47,7 @@ class CrossIterationBatchNorm(BatchTypeNorm):
     where :math:`\nu = \mathrm{E}[x^2]` and :math:`\mu_{t-\tau}(W_t) = \mu_{t-\tau}(W_{t-\tau}) +
     \langle \partial\mu_{t-\tau}/\partial W, W_t - W_{t-\tau} \rangle`, with :math:`W` the weight of the convolution
     before this norm; the same for :math:`\nu`. Gradients flow through the current iteration alone.
-    In the place of a past one that is not finite, as of a step that overflows in float16, stands the current one.
+    A past one that is not finite, as of a step that overflows in float16, counts as the current one again.
 
     It needs that convolution: :func:`groupnorm.wire_` attaches it. In training without gradients, and during the
     burn-in, it is batch norm. The window is part of the state_dict, under ``_extra_state``; a state_dict of batch norm
@@ -171,7 +171,7 @@ class CrossIterationBatchNorm(BatchTypeNorm):
 
     def set_extra_state(self, state: dict[str, Any]) -> None:
         """Go on with a window from :meth:`get_extra_state`."""
-        device = self.running_mean.device
+        device = next((t.device for t in (*self.parameters(), *self.buffers())), None)
         self._steps = state["steps"]
         self._past = [_Past(**{name: t.to(device, copy=True) for name, t in past.items()}) for past in state["past"]]
 

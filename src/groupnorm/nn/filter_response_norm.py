@@ -89,6 +89,8 @@ class FilterResponseNorm(SampleNorm):
                 f"least 2, or an eps that is learned: use FilterResponseNorm({self.num_channels}, learn_eps=True)"
             )
         eps = self.eps if self.learned_eps is None else self.eps + upcast(self.learned_eps).abs()
+        if x.numel() == 0:  # the mean of no squares is NaN, and so would be the gradient of learned_eps
+            return x * eps
         return x * per_map((second_moment(x) + eps).rsqrt(), x)
 
     def forward(self, input: Tensor) -> Tensor:
