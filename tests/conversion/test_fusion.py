@@ -289,6 +289,75 @@ class Local(Block):
         return y + locals()["h"]
 
 
+class Prepares(Block):
+    """An argument changes what has been looked up before it, and what is looked up after it."""
+
+    def prepare(self, x, act):
+        self.norm1, self.norm2, self.act = self.norm2, self.norm1, act
+        return x
+
+    def forward(self, x):
+        self.act = nn.SiLU()
+        h = self.act(self.norm1(self.prepare(x, nn.ReLU())))
+        h = self.norm1(self.prepare(h, nn.GELU()))
+        h = self.act(h)
+        g = self.norm1(self.prepare(x, nn.SiLU()))
+        g = self.drop(g)
+        return h + self.act(self.prepare(g, nn.SiLU()))
+
+
+class Lazy(Block):
+    """An argument makes a module that is called after the activation."""
+
+    def prepare(self, x):
+        self.conv2 = self.conv
+        return x
+
+    def forward(self, x):
+        if "conv2" in self._modules:
+            del self.conv2
+        h = self.norm1(self.prepare(x))
+        h = self.conv2(self.act(h))
+        del self.conv2
+        return self.act(self.norm2(h))
+
+
+class Fails(Block):
+    """A handler reads the norm's output."""
+
+    def __init__(self):
+        super().__init__()
+        self.other = nn.Conv2d(4, 8, 1)
+
+    def forward(self, x):
+        h = x
+        try:
+            h = self.norm1(x)
+            h = self.other(self.act(h))
+        except RuntimeError:
+            h = h * 2
+        return h + self.act(self.norm2(x))
+
+
+class Backwards(nn.Sequential):
+    def __iter__(self):
+        return reversed(self._modules.values())
+
+
+class Replaces(nn.Module):
+    """Changes the sequence that it is in."""
+
+    def forward(self, x):
+        self.sequence[0][2] = nn.ReLU() if isinstance(self.sequence[0][2], nn.GELU) else nn.GELU()
+        return x
+
+
+def replaced():
+    sequence = nn.Sequential(Replaces(), gn(), nn.GELU())
+    sequence[0].sequence = [sequence]
+    return sequence
+
+
 class Dispatch(nn.Sequential):
     """Another forward than that of a sequence."""
 
@@ -314,13 +383,23 @@ class UsesTaps(nn.Module):
 
 ODD = [
     Taps, ByName, Bound, Switched, Kept, Finally, Closure, Comprehension, Shadows, AnotherSelf, InPlace, Arguments,
-    Local, lambda: Dispatch(gn(), nn.SiLU(), gn()), UsesTaps, Derived,
+    Local, lambda: Dispatch(gn(), nn.SiLU(), gn()), UsesTaps, Derived, Prepares, Lazy, Fails,
+    lambda: Backwards(nn.SiLU(), gn(), nn.ReLU(), gn()),
 ]  # fmt: skip
 
 
 @pytest.mark.parametrize("make", ODD)
 def test_whatever_the_code_does_stays(make):
     accelerated(make(), X)
+
+
+def test_a_step_that_replaces_a_later_one_is_followed():
+    model = replaced()
+    expected = [model(X), model(X)]
+    assert not torch.equal(*expected)
+    groupnorm.accelerate_(model)
+    torch.testing.assert_close([model(X), model(X)], expected)
+    assert activated(model, X) == ["relu"]
 
 
 def test_a_shared_norm_takes_over_what_follows_it_in_each_place():
@@ -489,5 +568,6 @@ def test_the_text_of_the_changed_method_is_shown_in_tracebacks():
     model = Sequence()
     groupnorm.accelerate_(model)
     text = inspect.getsource(type(model).forward)
-    assert "h = _groupnorm_flow(h, self.norm2, self.drop, self.act)" in text
+    assert "_groupnorm_held = _groupnorm_hold(self.norm2, h)" in text
+    assert "h = _groupnorm_flow(self.act, _groupnorm_held)" in text
     assert "return self.act(h + x)" in text

@@ -1,5 +1,6 @@
 """Converted networks exported to ONNX compute in onnxruntime what they compute here, at other batch sizes too."""
 
+import io
 from collections import Counter
 from functools import partial
 
@@ -72,6 +73,19 @@ def test_inputs_of_every_rank_and_norms_without_scale_or_shift(shape, opset):
     for p in model.parameters():
         nn.init.normal_(p)
     assert_computes(export(model, images(2, *shape), opset_version=opset), model, shape)
+
+
+@pytest.mark.parametrize("activation", [None, "silu"])
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::torch.jit.TracerWarning")  # of the checks
+def test_the_exporter_of_torchscript_takes_the_layer_alone(activation):
+    """It hands the forward pass the defaults of all options by their positions."""
+    norm, x, file = groupnorm.GroupNorm(2, 8, activation=activation).eval(), images(2, 8, 3, 4), io.BytesIO()
+    for p in norm.parameters():
+        nn.init.normal_(p)
+    torch.onnx.export(norm, (x,), file, dynamo=False, opset_version=17)
+    session = onnxruntime.InferenceSession(file.getvalue())
+    got = torch.from_numpy(session.run(None, {session.get_inputs()[0].name: x.numpy()})[0])
+    torch.testing.assert_close(got, norm(x).detach(), rtol=0, atol=near(norm, x, got))
 
 
 def test_resnet18():

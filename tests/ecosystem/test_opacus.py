@@ -55,9 +55,21 @@ def test_batch_norm_is_rejected_and_its_conversion_accepted():
     assert ModuleValidator.validate(groupnorm.convert(residual(), "gn"), strict=True) == []
 
 
-@pytest.mark.parametrize("spec", ["gn", "ln", "in", "rms", "frn", "evonorm-s0"])
+EXAMPLES = pytest.mark.parametrize("spec", ["gn", "ln", "in", "rms", "frn", "evonorm-s0"])
+
+
+@EXAMPLES
 def test_gradients_of_each_example_are_those_of_micro_batches(spec):
     assert_agrees(converted(residual().double(), spec))
+
+
+@EXAMPLES
+def test_an_empty_batch_has_no_gradients_of_examples(spec):
+    """As sampling draws them from time to time."""
+    model = GradSampleModule(converted(residual().double(), spec))
+    y = model(X[:0])
+    y.backward(torch.randn_like(y))
+    assert all(p.grad_sample.shape == (0, *p.shape) for _, p in learned(model))
 
 
 @pytest.mark.parametrize("mode", ["hooks", "functorch"])

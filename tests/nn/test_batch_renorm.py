@@ -18,7 +18,7 @@ from tolerances import rounding
 
 EPS = 1e-3
 CORRECTING = {"warmup_steps": 0, "r_steps": 0, "d_steps": 0}
-"""After the first step, the corrections have their final limits."""
+"""The corrections have their final limits."""
 
 
 class Definition:
@@ -79,8 +79,7 @@ def test_without_limits_training_computes_what_evaluation_does():
     for case in drifting((8, 6, 3, 5), 4):
         before = copy.deepcopy(layer).eval()(case.x)
         y = layer(case.x)
-        if layer.num_batches_tracked > 1:
-            torch.testing.assert_close(y, before, rtol=0, atol=rounding(torch.float64, case.x, y))
+        torch.testing.assert_close(y, before, rtol=0, atol=rounding(torch.float64, case.x, y))
 
 
 def test_the_gradient_is_that_of_batch_norm_times_r():
@@ -132,10 +131,19 @@ def test_the_published_schedule_and_its_shorter_copy(step, r_max, d_max):
 
 
 def test_the_limits_jump_where_the_schedule_has_no_length():
-    layer = BatchRenorm(4, **CORRECTING)
+    assert [limit.item() for limit in BatchRenorm(4, **CORRECTING).limits()] == [3, 5]
+    layer = BatchRenorm(4, warmup_steps=1, r_steps=1, d_steps=1)
     assert [limit.item() for limit in layer.limits()] == [1, 0]
     layer(torch.randn(8, 4))
     assert [limit.item() for limit in layer.limits()] == [3, 5]
+
+
+def test_corrections_without_a_limit_start_after_the_warm_up():
+    layer = BatchRenorm(4, r_max=math.inf, d_max=math.inf, warmup_steps=1, r_steps=9, d_steps=9)
+    assert [limit.item() for limit in layer.limits()] == [1, 0]
+    layer(torch.randn(8, 4))
+    layer(torch.randn(8, 4))
+    assert [limit.item() for limit in layer.limits()] == [math.inf, math.inf]
 
 
 def test_a_count_is_not_rounded_in_half_precision():

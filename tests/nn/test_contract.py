@@ -1,18 +1,25 @@
 """What every layer of the catalog keeps, whatever it computes."""
 
 import copy
+import inspect
 import io
 import pickle
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
+from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import checkpoint
+from torchvision.ops import FrozenBatchNorm2d
 
 from groupnorm import catalog, norm_layer
-from groupnorm.errors import RecomputationError
-from groupnorm.nn import set_total_steps, standardize_weight_, wire_
+from groupnorm.errors import ArgumentError, RecomputationError
+from groupnorm.nn import GroupNorm, SyncBatchNorm, set_total_steps, standardize_weight_, wire_
 from groupnorm.nn.wiring import NeedsConvolution
 from tolerances import rounding
 
@@ -149,7 +156,8 @@ def test_an_empty_batch_passes_and_changes_nothing(spec: str, mode: str) -> None
     for counted in (before, after):
         counted.pop("num_batches_tracked", None)
     torch.testing.assert_close(after, before, rtol=0, atol=0)
-    assert all(p.grad is None or not p.grad.any() for p in layer.parameters())
+    # zeros, not None: DistributedDataParallel waits for every gradient
+    assert all(p.grad is not None and not p.grad.any() for p in layer.parameters())
 
 
 @every_layer
@@ -247,13 +255,200 @@ def test_gradient_checkpointing_gives_the_same_gradients_or_is_refused(spec: str
             torch.testing.assert_close(parameter.grad, want, rtol=0, atol=rounding(torch.float32, x, want))
 
 
-@every_layer
-def test_training_goes_on_after_a_batch_that_is_not_finite(spec: str) -> None:
+@pytest.mark.parametrize("spec", [spec for spec in SPECS if spec != "bn"])  # torch's own keeps what is not finite
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("value", [torch.inf, -torch.inf, torch.nan, "large"])
+def test_training_goes_on_after_a_batch_that_is_not_finite(spec: str, dtype: torch.dtype, value: float | str) -> None:
+    if spec in WITHOUT_HALF and dtype != torch.float32:
+        return
+    layer = trained(spec).to(dtype)
+    bad = numbers(8, C, 5, 4, dtype=dtype)
+    bad[0, 1, 0, 0] = torch.finfo(dtype).max / 2 if value == "large" else value  # of which the square overflows
+    y = layer(bad.requires_grad_())
+    y.backward(torch.randn_like(y))  # a loss scaler skips this step
+    y = layer(numbers(8, C, 5, 4, dtype=dtype).requires_grad_())
+    assert y.isfinite().all()
+    (slope,) = torch.autograd.grad(y, next(iter(layer.parameters()), y), torch.randn_like(y))
+    assert slope.isfinite().all()
+    assert all(t.isfinite().all() for t in state(layer).values())
+    layer.eval()
+    x = numbers(8, C, 5, 4, dtype=dtype)
+    assert layer(x).isfinite().all()
+    if hasattr(layer, "running_mean"):
+        assert (layer.running_mean.abs() < 1e3).all()
+
+
+def norm_of(layer: nn.Module) -> nn.Module:
+    """The norm of a layer that was built."""
+    return layer[-1] if isinstance(layer, nn.Sequential) else layer
+
+
+BATCH = [row.spec for row in catalog() if issubclass(row.layer, _BatchNorm)]
+"""Layers that are batch norms to torch."""
+
+
+@pytest.mark.parametrize("spec", BATCH)
+def test_without_tracking_training_uses_the_batch_alone_and_moves_nothing(spec: str) -> None:
     layer = trained(spec)
-    bad = numbers(8, C, 5, 4)
-    bad[0, 1, 0, 0] = torch.inf
-    layer(bad)  # a loss scaler skips this step
-    for _ in range(3):
-        y = layer(numbers(8, C, 5, 4))
-    if spec != "cbn":  # whose window forgets it after as many iterations
-        assert y.isfinite().all()
+    norm_of(layer).track_running_stats = False
+    other = copy.deepcopy(layer)
+    norm_of(other).running_mean.add_(1)
+    norm_of(other).running_var.mul_(4)
+    before, x, upstream = state(layer), numbers(8, C, 5, 4), numbers(8, C, 5, 4)
+    actual = gradients(layer, x, upstream)
+    torch.testing.assert_close(actual, gradients(other, x, upstream), rtol=0, atol=0)  # with other statistics
+    torch.testing.assert_close(state(layer), before, rtol=0, atol=0)
+    layer.eval()
+    assert not torch.allclose(layer(x), other.eval()(x))  # evaluation uses what there is
+
+
+@pytest.mark.parametrize("spec", BATCH)
+def test_without_running_statistics_evaluation_uses_the_batch(spec: str) -> None:
+    layer = trained(spec)
+    norm = norm_of(layer)
+    untracked = copy.deepcopy(layer)
+    norm_of(untracked).track_running_stats = False
+    for name in ("running_mean", "running_var", "num_batches_tracked"):
+        setattr(norm, name, None)
+    x, upstream = numbers(8, C, 5, 4), numbers(8, C, 5, 4)
+    expected = gradients(untracked, x, upstream)
+    for mode in (True, False):
+        torch.testing.assert_close(gradients(layer.train(mode), x, upstream), expected, rtol=0, atol=0)
+    assert not any(name.endswith(("running_mean", "running_var", "num_batches_tracked")) for name in state(layer))
+    twin = copy.deepcopy(layer)
+    assert twin.load_state_dict(layer.state_dict())
+    assert_same(twin, pickle.loads(pickle.dumps(layer)))
+    empty = torch.empty(0, C, 5, 4)
+    assert layer(empty).shape == empty.shape
+
+
+@pytest.mark.parametrize("spec", BATCH)
+def test_functorch_takes_the_running_statistics_away_and_maps_over_batches(spec: str) -> None:
+    layer = torch.func.replace_all_batch_norm_modules_(trained(spec))
+    batches, parameters = numbers(3, 8, C, 5, 4), dict(layer.named_parameters())
+
+    def run(x: Tensor) -> Tensor:
+        return torch.func.functional_call(layer, parameters, (x,))
+
+    expected = torch.stack([layer(x) for x in batches])
+    actual = torch.func.vmap(run)(batches)
+    torch.testing.assert_close(actual, expected, rtol=0, atol=rounding(torch.float32, batches, expected))
+
+
+@pytest.mark.parametrize("spec", BATCH)
+def test_without_a_count_the_statistics_stay_finite(spec: str) -> None:
+    layer = trained(spec)
+    norm = norm_of(layer)
+    norm.num_batches_tracked = None
+    for momentum in (0.1, None):
+        norm.momentum = momentum
+        before = state(layer)
+        layer(numbers(8, C, 5, 4))
+        after = state(layer)
+        moved = not torch.equal(norm.running_var, before[next(k for k in before if k.endswith("running_var"))])
+        assert moved == (momentum is not None)  # as in batch norm
+        assert all(t.isfinite().all() for t in after.values())
+
+
+@every_layer
+def test_a_state_dict_that_lacks_the_layer_is_reported_and_changes_nothing(spec: str) -> None:
+    layer = trained(spec)
+    twin = copy.deepcopy(layer)
+    wanted = {key for key in layer.state_dict() if not key.endswith("num_batches_tracked")}  # which torch fills in
+    assert wanted <= set(layer.load_state_dict({}, strict=False).missing_keys)
+    if wanted:
+        with pytest.raises(RuntimeError, match="Missing key"):
+            layer.load_state_dict({})
+    assert_same(layer, twin)
+
+
+@pytest.mark.parametrize("spec", [spec for spec in SPECS if spec != "cbn"])  # it is wired by a forward pass
+def test_a_layer_on_meta_takes_a_state_dict_by_assignment(spec: str) -> None:
+    layer, other = trained(spec), build(spec, device="meta")
+    other.load_state_dict(layer.state_dict(), assign=True)
+    assert_same(copy.deepcopy(layer), other.to("cpu"))
+
+
+OF_BATCH_NORM = [s for s in (*BATCH, "frozen") if s not in ("bgn", "cbn", "sn", "bcn", "bcn-micro", "evonorm-b0")]
+"""Layers that take a state dict of batch norm as it is; the others have further parameters, or statistics of parts."""
+
+
+@pytest.mark.parametrize("spec", OF_BATCH_NORM)
+@pytest.mark.parametrize("old", [nn.BatchNorm2d, FrozenBatchNorm2d])
+def test_a_layer_on_meta_takes_a_state_dict_of_batch_norm(spec: str, old: type[nn.Module]) -> None:
+    layer, other = build(spec), build(spec, device="meta")
+    given = old(C).state_dict()
+    layer.load_state_dict(given)
+    other.load_state_dict(given, assign=True)
+    assert_same(layer, other.to("cpu"))
+
+
+@pytest.fixture
+def lone_process() -> Iterator[None]:
+    """A process group of this process alone."""
+    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+    yield
+    dist.destroy_process_group()
+
+
+@every_layer
+def test_sharded_parameters_train_alike(spec: str, lone_process: None) -> None:
+    layer = trained(spec)
+    sharded, x, upstream = copy.deepcopy(layer), numbers(8, C, 5, 4), numbers(8, C, 5, 4)
+    fully_shard(sharded, mesh=init_device_mesh("cpu", (1,)))  # refuses parameters without an axis
+    y, *slopes = gradients(layer, x, upstream)
+    actual = sharded(x.requires_grad_())
+    actual.backward(upstream)
+    torch.testing.assert_close(actual, y, rtol=0, atol=0)
+    for slope, parameter in zip(slopes[1:], sharded.parameters(), strict=True):
+        torch.testing.assert_close(parameter.grad.full_tensor(), slope, rtol=0, atol=0)
+
+
+LEARNING = list(dict.fromkeys(row.layer for row in catalog() if row.spec not in ("lrn", "lrn-within", "ws", "none")))
+"""Classes of layers with parameters."""
+
+
+@pytest.mark.parametrize("layer", LEARNING)
+def test_skip_init_makes_every_layer_with_parameters(layer: type[nn.Module]) -> None:
+    numbers = (4, 32) if layer is GroupNorm else (32,)
+    made, expected = nn.utils.skip_init(layer, *numbers), layer(*numbers)
+    assert repr(made) == repr(expected)
+    shapes = [{name: tensor.shape for name, tensor in state(norm).items()} for norm in (made, expected)]
+    assert shapes[0] == shapes[1]
+
+
+@pytest.mark.parametrize("layer", [layer for layer in LEARNING if issubclass(layer, _BatchNorm)])
+def test_positional_arguments_of_torchs_batch_norm_mean_the_same_or_are_refused(layer: type[nn.Module]) -> None:
+    try:
+        norm = layer(32, 1e-3, 0.3, True, False)
+    except (TypeError, ArgumentError):
+        return
+    assert (norm.eps, norm.momentum, norm.affine, norm.track_running_stats) == (1e-3, 0.3, True, False)
+    assert norm.running_mean is None
+
+
+@pytest.mark.parametrize(("layer", "torchs"), [(GroupNorm, nn.GroupNorm), (SyncBatchNorm, nn.SyncBatchNorm)])
+def test_what_stands_in_for_a_layer_of_torch_takes_its_arguments_by_position(layer, torchs) -> None:
+    def positional(kind: type[nn.Module]) -> list[str]:
+        parameters = inspect.signature(kind).parameters.values()
+        return [p.name for p in parameters if p.kind is p.POSITIONAL_OR_KEYWORD]
+
+    assert positional(layer) == positional(torchs)
+
+
+@every_layer
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_parameters_go_with_statistics_in_float32(spec: str, dtype: torch.dtype) -> None:
+    """As what casts the parameters alone makes them, FSDP's mixed precision for one."""
+    if spec in WITHOUT_HALF or spec == "bn":  # torch's own refuses it
+        return
+    layer = trained(spec)
+    for parameter in layer.parameters():
+        parameter.data = parameter.data.to(dtype)
+    exact = copy.deepcopy(layer).double()
+    x, upstream = numbers(8, C, 5, 4, dtype=dtype), numbers(8, C, 5, 4, dtype=dtype)
+    for mode in (True, False):
+        y, *slopes = gradients(layer.train(mode), x, upstream)
+        expected, *_ = gradients(exact.train(mode), x.double(), upstream.double())
+        assert [t.dtype for t in (y, *slopes)] == [dtype] * (1 + len(slopes))
+        torch.testing.assert_close(y.double(), expected, rtol=0, atol=rounding(dtype, x, expected))

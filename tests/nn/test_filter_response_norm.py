@@ -73,6 +73,7 @@ def test_the_sign_of_the_learned_part_of_eps_does_not_matter():
     x = make_case((4, 6, 3, 5)).x
     norm = FilterResponseNorm(6, learn_eps=True).double()
     assert norm.learned_eps.item() == pytest.approx(1e-4)
+    assert norm.learned_eps.shape == (1,)  # FSDP refuses scalars
     nn.init.constant_(norm.learned_eps, 0.5)
     y = norm(x)
     nn.init.constant_(norm.learned_eps, -0.5)
@@ -147,3 +148,27 @@ def test_the_factory_keeps_the_activation_of_its_own_and_leaves_it_out_when_told
 def test_options_that_cannot_be_are_refused(options, message):
     with pytest.raises(ArgumentError, match=message):
         FilterResponseNorm(6, **options)
+
+
+@pytest.mark.parametrize("options", [{}, {"assign": True}])
+def test_a_learned_eps_without_an_axis_loads_and_one_with_it_loads_where_there_is_none(options):
+    """As of checkpoints of before it had one."""
+    norm, x = FilterResponseNorm(4, learn_eps=True), torch.randn(2, 4, 3, 3)
+    nn.init.constant_(norm.learned_eps, 0.5)
+    old = {name: value[0] if name == "learned_eps" else value for name, value in norm.state_dict().items()}
+    other = FilterResponseNorm(4, learn_eps=True)
+    other.load_state_dict(old, **options)
+    assert other.learned_eps.shape == (1,)
+    assert torch.equal(other(x), norm(x))
+    other.learned_eps = nn.Parameter(torch.tensor(1e-4))
+    assert torch.equal(other(x), FilterResponseNorm(4, learn_eps=True)(x))
+    if not options:
+        other.load_state_dict(norm.state_dict())
+        assert torch.equal(other(x), norm(x))
+
+
+@pytest.mark.parametrize("shape", [(0, 4, 3, 3), (2, 4, 0, 3), (0, 4)])
+def test_nothing_to_normalise_gives_gradients_of_zeros(shape):
+    norm, x = FilterResponseNorm(4, learn_eps=True), torch.randn(shape, requires_grad=True)
+    norm(x).backward(torch.randn(shape))
+    assert all(torch.equal(parameter.grad, torch.zeros_like(parameter)) for parameter in norm.parameters())

@@ -39,6 +39,25 @@ def test_it_computes_the_formula_in_both_modes_and_moves_nothing(mode: bool, sha
     assert all(torch.equal(before[key], value) for key, value in frozen.state_dict().items())
 
 
+@pytest.mark.parametrize("x_dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("of_parameters", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("of_statistics", [torch.float32, torch.bfloat16, torch.float16])
+def test_parameters_and_statistics_may_have_dtypes_of_their_own(x_dtype, of_parameters, of_statistics) -> None:
+    norm = FrozenBatchNorm(6)
+    norm.load_state_dict(trained().state_dict())
+    for name, tensor in (*norm.named_parameters(), *norm.named_buffers()):
+        if tensor.is_floating_point():
+            tensor.data = tensor.data.to(of_statistics if name.startswith("running") else of_parameters)
+    x = torch.randn(2, 6, 4, 3).to(x_dtype)
+    y, expected = norm(x), FrozenBatchNorm(6).double()
+    expected.load_state_dict(norm.state_dict())
+    wanted = expected(x.double())
+    assert y.dtype == x_dtype
+    torch.testing.assert_close(y.double(), wanted, rtol=0, atol=rounding(x_dtype, x, wanted))
+    y.backward(torch.randn_like(y))
+    assert norm.weight.grad.dtype == of_parameters
+
+
 def test_scale_and_shift_learn() -> None:
     norm, x = FrozenBatchNorm(6).double(), torch.randn(2, 6, 3, 3, dtype=torch.float64)
     assert torch.autograd.gradcheck(lambda w, b: torch.func.functional_call(norm, {"weight": w, "bias": b}, x), [

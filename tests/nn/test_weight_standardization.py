@@ -188,6 +188,29 @@ class TestSwitchingOnAndOff:
         assert torch.equal(layer.weight, twin.weight)
         assert set(layer.state_dict()) == {"bias", "parametrizations.weight.original"}
 
+    @pytest.mark.parametrize("fold", [False, True])
+    def test_off_again_in_one_its_deep_copies_stay_standardised(self, fold):
+        """Torch gives deep copies the class of the original, and takes the property from that class."""
+        layer, x = standardize_weight_(nn.Conv2d(4, 6, 3)), torch.randn(2, 4, 5, 5)
+        copies = [copy.deepcopy(layer), copy.deepcopy(layer)]
+        expected = layer(x)
+        unstandardize_weight_(layer, fold=fold)
+        for twin in copies:
+            assert torch.equal(twin(x), expected)
+            assert is_standardized(copy.deepcopy(twin))
+            unstandardize_weight_(twin, fold=fold)
+            assert torch.equal(twin.weight, layer.weight)
+            assert type(twin) is nn.Conv2d
+
+    def test_a_copy_of_a_parametrised_layer_is_not_standardised_with_it(self):
+        layer = parametrize.register_parametrization(nn.Conv2d(4, 6, 3), "bias", nn.Softplus())
+        twin, x = copy.deepcopy(layer), torch.randn(2, 4, 5, 5)
+        expected = twin(x)
+        standardize_weight_(layer)
+        assert torch.equal(twin(x), expected)
+        assert torch.equal(unstandardize_weight_(layer, fold=False)(x), expected)
+        assert parametrize.is_parametrized(layer, "bias")
+
     def test_two_layers_with_one_weight_keep_it(self):
         first, second = nn.Linear(4, 4), nn.Linear(4, 4)
         second.weight = first.weight

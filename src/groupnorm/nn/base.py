@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from groupnorm.errors import ArgumentError, RecomputationError, ShapeError, SingleElementError
 from groupnorm.ops.checks import check_eps, check_input, check_integer
-from groupnorm.ops.moments import map_moments, per_map, pool
+from groupnorm.ops.moments import map_moments, per_map, pool, second_moment
 from groupnorm.ops.reference import affine, per_channel
 from groupnorm.sets import batch_set
 
@@ -79,11 +81,15 @@ class BatchTypeNorm(_BatchNorm):
     does, unless it says otherwise in :meth:`normalize_running`. Both see at least float32 and leave the affine map to
     this class. An empty batch passes through and leaves the running statistics alone.
 
+    As in batch norm, training uses the batch alone where ``track_running_stats`` is off, and evaluation does too where
+    the running statistics are None.
+
     Args:
         num_features: number of channels ``C`` of the input.
         eps: added to the variance, inside the square root.
         momentum: weight of the newest statistics in the running ones; None averages over all batches alike.
         affine: learn a scale and a shift per channel, starting at 1 and 0.
+        track_running_stats: have running statistics.
         device: of the parameters and buffers.
         dtype: of the parameters and buffers.
     """
@@ -98,6 +104,7 @@ class BatchTypeNorm(_BatchNorm):
         eps: float = 1e-5,
         momentum: float | None = 0.1,
         affine: bool = True,
+        track_running_stats: bool = True,
         *,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
@@ -105,7 +112,7 @@ class BatchTypeNorm(_BatchNorm):
         check_count("num_features", num_features)
         check_eps(eps)
         check_fraction("momentum", momentum)
-        super().__init__(num_features, eps, momentum, affine, device=device, dtype=dtype)
+        super().__init__(num_features, eps, momentum, affine, track_running_stats, device=device, dtype=dtype)
         self._least_momentum = 0.0
 
     def shorten_memory(self, steps: int) -> None:
@@ -116,6 +123,21 @@ class BatchTypeNorm(_BatchNorm):
         """
         check_count("steps", steps)
         self._least_momentum = min(0.1, 10 / steps)
+
+    @property
+    def has_running(self) -> bool:
+        """Whether the layer has running statistics, which evaluation uses."""
+        return all(self._buffers[name] is not None for name in ("running_mean", "running_var"))
+
+    @property
+    def tracks(self) -> bool:
+        """Whether training moves the running statistics."""
+        return self.track_running_stats and self.has_running
+
+    @property
+    def counts(self) -> bool:
+        """Whether training also counts its batches, which a norm needs that follows a schedule."""
+        return self.tracks and self._buffers["num_batches_tracked"] is not None
 
     def normalize_batch(self, x: Tensor) -> Tensor:
         """The normalised ``x[N, C, *]`` in training, before the affine map; updates the running statistics.
@@ -128,6 +150,12 @@ class BatchTypeNorm(_BatchNorm):
         self.update_running(mean[0], variance[0] * elements / (elements - 1))
         return (x - per_map(mean, x)) * per_map((variance + self.eps).rsqrt(), x)
 
+    def normalize_mean_square(self, x: Tensor) -> Tensor:
+        """``x`` by the mean square of the batch, in place of mean and variance."""
+        mean_square = second_moment(x).mean(0)
+        self.update_running(torch.zeros_like(mean_square), mean_square)
+        return x * per_channel((mean_square + self.eps).rsqrt(), x)
+
     def normalize_running(self, x: Tensor) -> Tensor:
         """The normalised ``x[N, C, *]`` in evaluation, before the affine map."""
         scale = (upcast(self.running_var) + self.eps).rsqrt()
@@ -136,10 +164,12 @@ class BatchTypeNorm(_BatchNorm):
     def forward(self, input: Tensor) -> Tensor:
         check_channels(input, self.num_features)
         x = upcast(input)
-        if self.training and input.numel() > 0:
-            x = self.normalize_batch(x)
-        elif not self.training:
+        if not self.training and self.has_running:
             x = self.normalize_running(x)
+        elif input.numel() > 0:
+            x = self.normalize_batch(x)
+        else:  # DistributedDataParallel waits for a gradient of every parameter: these are zeros
+            x = x + sum(parameter.sum() for parameter in self.parameters())
         return affine(x, self.weight, self.bias).to(input.dtype)
 
     @torch.no_grad()
@@ -148,24 +178,45 @@ class BatchTypeNorm(_BatchNorm):
 
         Those that are not finite, as in a step that overflows in float16, are left out.
         """
-        self.num_batches_tracked.add_(1)
-        newest = self.newest()
-        for running, value in ((self.running_mean, mean), (self.running_var, variance)):
-            move(running, running + (value.to(running.dtype) - running) * newest)
+        if not self.tracks:
+            return
+        if self.counts:
+            self.num_batches_tracked.add_(1)
+        mean, variance = self.moved(mean, variance, self.newest())
+        mean = torch.where(variance.isfinite(), mean, torch.nan)  # squares overflow first
+        move(self.running_mean, mean)
+        move(self.running_var, variance)
+
+    def moved(self, mean: Tensor, variance: Tensor, newest: float | Tensor) -> tuple[Tensor, Tensor]:
+        """Where the running statistics go from here by those of a batch, which weigh ``newest``."""
+        pairs = (self.running_mean, mean), (self.running_var, variance)
+        mean, variance = (running + (value - running) * newest for running, value in pairs)
+        return mean, variance
 
     def newest(self) -> float | Tensor:
         """Weight in the running statistics of the batch that was counted last."""
         if self.momentum is None:
-            return 1.0 / self.num_batches_tracked.double()
+            return 1.0 / self.num_batches_tracked.double() if self.counts else 0.0
         return max(self.momentum, self._least_momentum)
 
     def extra_repr(self) -> str:
-        return f"{self.num_features}, eps={self.eps}, momentum={self.momentum}, affine={self.affine}"
+        untracked = "" if self.track_running_stats else ", track_running_stats=False"
+        return f"{self.num_features}, eps={self.eps}, momentum={self.momentum}, affine={self.affine}{untracked}"
 
 
 def move(running: Tensor, value: Tensor) -> None:
-    """Set a running statistic in place, but for its entries that would no longer be finite."""
+    """Set a running statistic in place, but for its entries that would no longer be finite in its dtype."""
+    value = value.to(running.dtype)
     running.copy_(torch.where(value.isfinite(), value, running))
+
+
+def load_zeros(norm: nn.Module, state_dict: dict[str, Any], prefix: str, names: tuple[str, ...]) -> None:
+    """Complete a state dict of batch norm, which lacks the first of these buffers: all of them become 0."""
+    running = state_dict.get(f"{prefix}running_var")
+    if running is not None and f"{prefix}{names[0]}" not in state_dict:
+        for name in names:
+            if (buffer := norm._buffers[name]) is not None:
+                state_dict[f"{prefix}{name}"] = torch.zeros_like(buffer, device=running.device)
 
 
 def refuse_recomputation(norm: nn.Module) -> None:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor, nn
 
@@ -32,7 +30,8 @@ class BatchChannelNorm(BatchTypeNorm):
         eps: added to both variances, inside the square root. Default: 1e-5.
         momentum: weight of a batch in the running statistics; None averages. Default: 0.1.
         affine: learn both scales and shifts per channel, starting at 1 and 0. Default: True.
-        **options: ``device`` and ``dtype``.
+        device: of the parameters and buffers.
+        dtype: of the parameters and buffers.
 
     Shape:
         ``(N, C, *)`` in and out.
@@ -57,11 +56,13 @@ class BatchChannelNorm(BatchTypeNorm):
         eps: float = 1e-5,
         momentum: float | None = 0.1,
         affine: bool = True,
-        **options: Any,
+        *,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
     ) -> None:
         check_count("num_features", num_features)
         check_groups(num_groups, num_features)
-        super().__init__(num_features, eps, momentum, affine, **options)
+        super().__init__(num_features, eps, momentum, affine, device=device, dtype=dtype)
         self.num_groups = num_groups
         self._groups = group_set(num_groups)
         for name in ("batch_weight", "batch_bias"):

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from groupnorm.errors import ArgumentError
-from groupnorm.nn.base import BatchTypeNorm, check_several, move, refuse_recomputation, upcast
+from groupnorm.nn.base import BatchTypeNorm, check_several, refuse_recomputation, upcast
 from groupnorm.ops.checks import check_integer
 from groupnorm.ops.moments import map_moments, pool
 from groupnorm.ops.reference import per_channel
@@ -97,35 +97,45 @@ class BatchRenorm(BatchTypeNorm):
 
     def limits(self) -> tuple[Tensor, Tensor]:
         """The largest ``r`` and ``d`` of the next training step."""
+        return self._limit(1.0, self.r_max, self.r_steps), self._limit(0.0, self.d_max, self.d_steps)
+
+    def _limit(self, first: float, last: float, steps: int) -> Tensor:
+        """A limit that grows from ``first`` after the warm-up to ``last`` after ``steps``."""
         done = self.num_batches_tracked.to(upcast(self.running_var).dtype)
-        grown_r, grown_d = (
-            ((done - self.warmup_steps * self._shrink) / max((end - self.warmup_steps) * self._shrink, 1)).clamp(0, 1)
-            for end in (self.r_steps, self.d_steps)
-        )
-        return 1 + (self.r_max - 1) * grown_r, self.d_max * grown_d
+        start, end = self.warmup_steps * self._shrink, steps * self._shrink
+        growing = first + (last - first) * (done - start) / (end - start)  # 0 / 0 where it grows at once
+        return torch.where(done >= end, last, torch.where(done > start, growing, first))
 
     def normalize_batch(self, x: Tensor) -> Tensor:
+        if not self.counts:
+            return super().normalize_batch(x)
         check_several(_BATCH.size(x.shape), x.shape)
         refuse_recomputation(self)
         mean, variance = (pooled[0] for pooled in pool(*map_moments(x), _BATCH))
+        r, d = self._correct(mean, variance)
         sigma = (variance + self.eps).sqrt()
-        r, d = self._correct(mean, sigma)
         return (x - per_channel(mean, x)) * per_channel(r / sigma, x) + per_channel(d, x)
 
     @torch.no_grad()
-    def _correct(self, mean: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor]:
+    def _correct(self, mean: Tensor, variance: Tensor) -> tuple[Tensor, Tensor]:
         """``r`` and ``d`` of a batch, whose statistics then move the running ones."""
-        running = (upcast(self.running_var) + self.eps).sqrt()
+        sigma, running = self._deviations(variance)
         r_max, d_max = self.limits()
         r = saved(torch.clamp(sigma / running, 1 / r_max, r_max))
         d = saved(torch.clamp((mean - upcast(self.running_mean)) / running, -d_max, d_max))
-        self.num_batches_tracked.add_(1)
-        newest = self.newest()
-        step = (sigma - running) * newest
-        move(self.running_mean, self.running_mean + (mean.to(self.running_mean.dtype) - self.running_mean) * newest)
-        change = step * (2 * running + step)  # (running + step)^2 - running^2
-        move(self.running_var, self.running_var + change.to(self.running_var.dtype))
+        self.update_running(mean, variance)
         return r, d
+
+    def moved(self, mean: Tensor, variance: Tensor, newest: float | Tensor) -> tuple[Tensor, Tensor]:
+        """The averages of mean and standard deviation, the latter as the variance."""
+        sigma, running = self._deviations(variance)
+        step = (sigma - running) * newest
+        change = step * (2 * running + step)  # (running + step)^2 - running^2
+        return super().moved(mean, variance, newest)[0], self.running_var + change
+
+    def _deviations(self, variance: Tensor) -> tuple[Tensor, Tensor]:
+        """The standard deviation of a batch, and the running one."""
+        return (variance + self.eps).sqrt(), (upcast(self.running_var) + self.eps).sqrt()
 
     def extra_repr(self) -> str:
         return (

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
-
+import torch
 from torch import Tensor
 
 from groupnorm.nn.base import BatchTypeNorm, check_count
@@ -29,7 +28,8 @@ class ContinualNorm(BatchTypeNorm):
         eps: added to both variances, inside the square root. Default: 1e-5.
         momentum: weight of a batch in the running statistics; None averages. Default: 0.1.
         affine: learn a scale and a shift per channel. Default: True.
-        **options: ``device`` and ``dtype``.
+        device: of the parameters and buffers.
+        dtype: of the parameters and buffers.
 
     Shape:
         ``(N, C, *)`` in and out.
@@ -51,11 +51,13 @@ class ContinualNorm(BatchTypeNorm):
         eps: float = 1e-5,
         momentum: float | None = 0.1,
         affine: bool = True,
-        **options: Any,
+        *,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
     ) -> None:
         check_count("num_features", num_features)
         check_groups(num_groups, num_features)
-        super().__init__(num_features, eps, momentum, affine, **options)
+        super().__init__(num_features, eps, momentum, affine, device=device, dtype=dtype)
         self.num_groups = num_groups
         self._groups = group_set(num_groups)
 

@@ -47,6 +47,7 @@ class CrossIterationBatchNorm(BatchTypeNorm):
     where :math:`\nu = \mathrm{E}[x^2]` and :math:`\mu_{t-\tau}(W_t) = \mu_{t-\tau}(W_{t-\tau}) +
     \langle \partial\mu_{t-\tau}/\partial W, W_t - W_{t-\tau} \rangle`, with :math:`W` the weight of the convolution
     before this norm; the same for :math:`\nu`. Gradients flow through the current iteration alone.
+    A past one that is not finite, as of a step that overflows in float16, counts as the current one again.
 
     It needs that convolution: :func:`groupnorm.wire_` attaches it. In training without gradients, and during the
     burn-in, it is batch norm. The window is part of the state_dict, under ``_extra_state``; a state_dict of batch norm
@@ -59,7 +60,8 @@ class CrossIterationBatchNorm(BatchTypeNorm):
         momentum: weight of the newest batch in the running statistics; None averages. Default: 0.1.
         affine: learn a scale and a shift per channel. Default: True.
         burn_in_steps: training steps as batch norm. Default: 40,000, 8 of 100 epochs of ImageNet at batch 256.
-        **options: ``device`` and ``dtype``.
+        device: of the parameters and buffers.
+        dtype: of the parameters and buffers.
 
     Shape:
         ``(N, C, *)`` in and out.
@@ -81,11 +83,12 @@ class CrossIterationBatchNorm(BatchTypeNorm):
         affine: bool = True,
         *,
         burn_in_steps: int = 40_000,
-        **options: Any,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
     ) -> None:
         check_count("window", window)
         check_integer("burn_in_steps", burn_in_steps)
-        super().__init__(num_features, eps, momentum, affine, **options)
+        super().__init__(num_features, eps, momentum, affine, device=device, dtype=dtype)
         self.window, self.burn_in_steps = window, burn_in_steps
         self._burn_in = burn_in_steps
         self._layer: tuple[nn.Module, ...] = ()  # in a tuple, so that it is not a submodule of this one too
@@ -112,6 +115,8 @@ class CrossIterationBatchNorm(BatchTypeNorm):
         self._steps = 0  # num_batches_tracked, without waiting for the device
 
     def normalize_batch(self, x: Tensor) -> Tensor:
+        if not self.tracks:
+            return super().normalize_batch(x)
         if not self._layer:
             raise WiringError(
                 "CrossIterationBatchNorm has no convolution attached; expected the layer before it: call "
@@ -125,7 +130,11 @@ class CrossIterationBatchNorm(BatchTypeNorm):
         self.update_running(mean, variance * elements / (elements - 1))
         if self._steps >= self._burn_in and torch.is_grad_enabled():
             now = self._now(mean, variance)
-            entries = [(mean, variance), *(past.at(now.weight) for past in self._past)]
+            entries = [(mean, variance)]
+            for past in self._past:
+                old_mean, old_variance = past.at(now.weight)
+                known = old_mean.isfinite() & old_variance.isfinite()  # not of a step that overflowed
+                entries.append((torch.where(known, old_mean, mean), torch.where(known, old_variance, variance)))
             all_means = torch.stack([entry[0] for entry in entries])
             mean = all_means.mean(0)
             variance = torch.stack([entry[1] for entry in entries]).mean(0) + (all_means - mean).square().mean(0)
@@ -162,12 +171,13 @@ class CrossIterationBatchNorm(BatchTypeNorm):
 
     def set_extra_state(self, state: dict[str, Any]) -> None:
         """Go on with a window from :meth:`get_extra_state`."""
-        device = self.running_mean.device
+        device = next((t.device for t in (*self.parameters(), *self.buffers())), None)
         self._steps = state["steps"]
         self._past = [_Past(**{name: t.to(device, copy=True) for name, t in past.items()}) for past in state["past"]]
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *rest: Any) -> None:
-        state_dict.setdefault(f"{prefix}_extra_state", {"steps": 0, "past": []})  # as of batch norm
+        if f"{prefix}running_var" in state_dict:  # of batch norm, perhaps
+            state_dict.setdefault(f"{prefix}_extra_state", {"steps": 0, "past": []})
         super()._load_from_state_dict(state_dict, prefix, *rest)
 
     def extra_repr(self) -> str:

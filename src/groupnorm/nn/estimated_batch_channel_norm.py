@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor
 
@@ -43,7 +41,8 @@ class EstimatedBatchChannelNorm(BatchChannelNorm):
         eps: added to both variances, inside the square root. Default: 1e-5.
         momentum: speed of the estimates at the start of the line; None averages over all steps alike. Default: 0.1.
         affine: learn both scales and shifts per channel, starting at 1 and 0. Default: True.
-        **options: ``device`` and ``dtype``.
+        device: of the parameters and buffers.
+        dtype: of the parameters and buffers.
 
     Shape:
         ``(N, C, *)`` in and out. One sample is enough.
@@ -65,9 +64,11 @@ class EstimatedBatchChannelNorm(BatchChannelNorm):
         eps: float = 1e-5,
         momentum: float | None = 0.1,
         affine: bool = True,
-        **options: Any,
+        *,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
     ) -> None:
-        super().__init__(num_features, num_groups, eps, momentum, affine, **options)
+        super().__init__(num_features, num_groups, eps, momentum, affine, device=device, dtype=dtype)
         self.total_steps = 100_000
 
     def set_total_steps(self, steps: int) -> None:
@@ -77,12 +78,14 @@ class EstimatedBatchChannelNorm(BatchChannelNorm):
 
     def newest(self) -> float | Tensor:
         """The speed ``s_t`` of the step that was counted last."""
-        if self.momentum is None:
+        if self.momentum is None or not self.counts:
             return super().newest()
         t = self.num_batches_tracked.double()
         return torch.maximum(1 / t, self.momentum * (1 - t / self.total_steps).clamp(min=0.1))
 
     def normalize_batch(self, x: Tensor) -> Tensor:
+        if not self.counts:
+            return super().normalize_batch(x)
         check_group_elements(x.shape, self.num_groups)
         refuse_recomputation(self)
         with torch.no_grad():

@@ -55,8 +55,8 @@ class EvoNormB0(BatchTypeNorm):
         eps: float = 1e-5,
         momentum: float | None = 0.1,
         affine: bool = True,
-        activation: bool = True,
         *,
+        activation: bool = True,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -67,7 +69,7 @@ class FilterResponseNorm(SampleNorm):
         super().__init__(num_channels, eps, affine, device=device, dtype=dtype)
         self.activation, self.learn_eps = activation, learn_eps
         tau = torch.empty(num_channels, device=device, dtype=dtype)
-        learned_eps = torch.empty((), device=device, dtype=dtype)
+        learned_eps = torch.empty(1, device=device, dtype=dtype)  # FSDP refuses scalars
         self.register_parameter("tau", nn.Parameter(tau) if activation else None)
         self.register_parameter("learned_eps", nn.Parameter(learned_eps) if learn_eps else None)
         self.reset_parameters()
@@ -87,11 +89,19 @@ class FilterResponseNorm(SampleNorm):
                 f"least 2, or an eps that is learned: use FilterResponseNorm({self.num_channels}, learn_eps=True)"
             )
         eps = self.eps if self.learned_eps is None else self.eps + upcast(self.learned_eps).abs()
+        if x.numel() == 0:  # the mean of no squares is NaN, and so would be the gradient of learned_eps
+            return x * eps
         return x * per_map((second_moment(x) + eps).rsqrt(), x)
 
     def forward(self, input: Tensor) -> Tensor:
         y = super().forward(input)
         return y if self.tau is None else torch.maximum(y, per_channel(self.tau, y).to(y.dtype))
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *rest: Any) -> None:
+        learned_eps = state_dict.get(f"{prefix}learned_eps")
+        if learned_eps is not None and learned_eps.dim() == 0:  # of checkpoints from before it had an axis
+            state_dict[f"{prefix}learned_eps"] = learned_eps[None]
+        super()._load_from_state_dict(state_dict, prefix, *rest)
 
     def extra_repr(self) -> str:
         return f"{super().extra_repr()}, activation={self.activation}, learn_eps={self.learn_eps}"

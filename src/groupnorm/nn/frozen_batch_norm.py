@@ -8,7 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from groupnorm.nn.base import SampleNorm, check_channels, check_count
+from groupnorm.nn.base import SampleNorm, check_channels, check_count, load_zeros
+from groupnorm.ops.spec import accumulation_dtype
 
 
 class FrozenBatchNorm(SampleNorm):
@@ -27,7 +28,8 @@ class FrozenBatchNorm(SampleNorm):
         num_features: number of channels ``C`` of the input.
         eps: added to the variance, inside the square root. Default: 1e-5.
         affine: have a scale and a shift per channel. Default: True.
-        **options: ``device`` and ``dtype``.
+        device: of the parameters and buffers.
+        dtype: of the parameters and buffers.
 
     Shape:
         ``(N, C, *)`` in and out.
@@ -48,15 +50,22 @@ class FrozenBatchNorm(SampleNorm):
     running_var: Tensor
     num_batches_tracked: Tensor
 
-    def __init__(self, num_features: int, eps: float = 1e-5, affine: bool = True, **options: Any) -> None:
+    def __init__(
+        self,
+        num_features: int,
+        eps: float = 1e-5,
+        affine: bool = True,
+        *,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
         check_count("num_features", num_features)
-        super().__init__(num_features, eps, affine, **options)
+        super().__init__(num_features, eps, affine, device=device, dtype=dtype)
         self.num_features = num_features
-        place = {"device": options.get("device"), "dtype": options.get("dtype")}
-        self.register_buffer("running_mean", torch.zeros(num_features, **place))
-        self.register_buffer("running_var", torch.ones(num_features, **place))
+        self.register_buffer("running_mean", torch.zeros(num_features, device=device, dtype=dtype))
+        self.register_buffer("running_var", torch.ones(num_features, device=device, dtype=dtype))
         # Of no use here; with it the state dict has the keys of batch norm.
-        self.register_buffer("num_batches_tracked", torch.tensor(0, device=place["device"]))
+        self.register_buffer("num_batches_tracked", torch.tensor(0, device=device))
 
     def reset_parameters(self) -> None:
         """Set the scale to 1 and the shift to 0, mean and variance too."""
@@ -68,9 +77,14 @@ class FrozenBatchNorm(SampleNorm):
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *arguments: Any) -> None:
         # Checkpoints of torchvision's frozen norms, and of torch before 0.4.1, have no count.
-        state_dict.setdefault(f"{prefix}num_batches_tracked", self.num_batches_tracked)
+        load_zeros(self, state_dict, prefix, ("num_batches_tracked",))
         super()._load_from_state_dict(state_dict, prefix, *arguments)
 
     def forward(self, input: Tensor) -> Tensor:
         check_channels(input, self.num_features)
-        return F.batch_norm(input, self.running_mean, self.running_var, self.weight, self.bias, False, 0.0, self.eps)
+        numbers: tuple[Tensor | None, ...] = self.running_mean, self.running_var, self.weight, self.bias
+        if any(t is not None and t.dtype != input.dtype for t in numbers):  # ATen takes one dtype for all four
+            dtype = accumulation_dtype(input.dtype)
+            numbers = tuple(None if t is None else t.to(dtype) for t in numbers)
+        mean, variance, weight, bias = numbers
+        return F.batch_norm(input, mean, variance, weight, bias, False, 0.0, self.eps)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor
 
@@ -41,7 +39,8 @@ class GeneralBatchGroupNorm(BatchTypeNorm):
         eps: added to the variance, inside the square root. Default: 1e-5.
         momentum: weight of a batch in the running statistics; None averages. Default: 0.01.
         affine: learn a scale and a shift per channel. Default: True.
-        **options: ``device`` and ``dtype``.
+        device: of the parameters and buffers.
+        dtype: of the parameters and buffers.
 
     Shape:
         ``(N, C, *)`` in and out.
@@ -65,14 +64,16 @@ class GeneralBatchGroupNorm(BatchTypeNorm):
         eps: float = 1e-5,
         momentum: float | None = 0.01,
         affine: bool = True,
-        **options: Any,
+        *,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
     ) -> None:
         check_count("num_features", num_features)
         check_groups(num_groups, num_features)
         check_count("examples", examples)
         if not (isinstance(example_weight, (int, float)) and 0 <= example_weight <= 1):
             raise ArgumentError(f"example_weight={example_weight!r}; expected a number from 0 to 1: the default is 0")
-        super().__init__(num_features, eps, momentum, affine, **options)
+        super().__init__(num_features, eps, momentum, affine, device=device, dtype=dtype)
         self.num_groups, self.examples, self.example_weight = num_groups, examples, example_weight
         self._blocks = general_set(examples, num_groups)
         self._rest = SharedSet(ALL, Blocks(count=num_groups))
@@ -94,13 +95,10 @@ class GeneralBatchGroupNorm(BatchTypeNorm):
             whole = torch.cat([whole[0], last[0]]), torch.cat([whole[1], last[1]])
         return self._normalize(x, *whole)
 
-    @torch.no_grad()
-    def update_running(self, mean: Tensor, variance: Tensor) -> None:
-        """Move E[x] and E[x^2], kept as their mean and variance: what lies between two means joins the variance."""
-        away = mean - self.running_mean
-        super().update_running(mean, variance)
-        newest = self.newest()
-        self.running_var.add_(away.square() * newest * (1 - newest))
+    def moved(self, mean: Tensor, variance: Tensor, newest: float | Tensor) -> tuple[Tensor, Tensor]:
+        """Averages of E[x] and E[x^2], kept as their mean and variance: what lies between two means joins it."""
+        between = (mean - self.running_mean).square() * (1 - newest)
+        return super().moved(mean, variance + between, newest)
 
     def normalize_running(self, x: Tensor) -> Tensor:
         mean, variance = pool(upcast(self.running_mean)[None], upcast(self.running_var)[None], self._rest)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -26,7 +25,8 @@ class GhostBatchNorm(BatchTypeNorm):
         eps: added to the variance, inside the square root. Default: 1e-5.
         momentum: weight of a chunk in the running statistics; None averages. Default: 0.1.
         affine: learn a scale and a shift per channel. Default: True.
-        **options: ``device`` and ``dtype``.
+        device: of the parameters and buffers.
+        dtype: of the parameters and buffers.
 
     Shape:
         ``(N, C, *)`` in and out.
@@ -47,10 +47,12 @@ class GhostBatchNorm(BatchTypeNorm):
         eps: float = 1e-5,
         momentum: float | None = 0.1,
         affine: bool = True,
-        **options: Any,
+        *,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
     ) -> None:
         check_count("ghost_size", ghost_size)
-        super().__init__(num_features, eps, momentum, affine, **options)
+        super().__init__(num_features, eps, momentum, affine, device=device, dtype=dtype)
         self.ghost_size = ghost_size
 
     def normalize_batch(self, x: Tensor) -> Tensor:

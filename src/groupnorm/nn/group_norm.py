@@ -108,12 +108,11 @@ class GroupNorm(nn.GroupNorm):
     def forward(
         self,
         input: Tensor,
-        *,
         residual: Tensor | None = None,
         statistics: tuple[Tensor, Tensor] | None = None,
         mask: Tensor | None = None,
     ) -> Tensor:
-        """The normalised input; the keywords are those of :func:`groupnorm.functional.group_norm`."""
+        """The normalised input; the options are those of :func:`groupnorm.functional.group_norm`."""
         if residual is None and statistics is None and mask is None:
             return self.activated(input, self.activation)
         return self._normalized(input, self.activation, residual=residual, statistics=statistics, mask=mask)

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from groupnorm.errors import ArgumentError, SingleElementError
-from groupnorm.nn.base import BatchTypeNorm, check_count, refuse_recomputation, upcast
+from groupnorm.nn.base import BatchTypeNorm, check_count, load_zeros, refuse_recomputation, upcast
 from groupnorm.ops.checks import check_integer
 from groupnorm.ops.moments import second_moment
 from groupnorm.ops.reference import per_channel
@@ -116,6 +116,8 @@ class MovingAverageBatchNorm(BatchTypeNorm):
                 f"input {tuple(x.shape)} has 1 element per channel, of which the first steps keep the sign alone; "
                 f"expected at least 2: use a larger batch or larger feature maps"
             )
+        if not self.counts:
+            return self.normalize_mean_square(x)
         refuse_recomputation(self)
         window = max(self.real_batch // len(x), 1)
         scale, r, averaged = self._statistics(second_moment(x.detach()).mean(0), window)
@@ -129,7 +131,6 @@ class MovingAverageBatchNorm(BatchTypeNorm):
         warmup, renorm = (min(n, self._most) for n in (self.warmup_steps, self.renorm_steps))
         averaged = saved((step > window) & (step >= warmup))
         past = _moved_on(self.past_chi2, chi2)
-        past = torch.where(chi2.isfinite(), past, self.past_chi2)
         chi2 = torch.where(averaged, past[-window:].mean(0), chi2)
         scale = saved((chi2 + self.eps).rsqrt())
         ratio = (upcast(self.running_var) + self.eps).rsqrt() / scale
@@ -139,11 +140,8 @@ class MovingAverageBatchNorm(BatchTypeNorm):
         return scale, r, averaged
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *rest: Any) -> None:
-        if f"{prefix}past_chi2" not in state_dict:  # of batch norm: an empty window, and the schedule from its start
-            for name in ("past_chi2", "past_psi", "num_batches_tracked"):
-                state_dict[f"{prefix}{name}"] = torch.zeros_like(
-                    getattr(self, name), device=state_dict[f"{prefix}running_var"].device
-                )
+        # of batch norm: an empty window, and the schedule from its start
+        load_zeros(self, state_dict, prefix, ("past_chi2", "past_psi", "num_batches_tracked"))
         super()._load_from_state_dict(state_dict, prefix, *rest)
 
     def extra_repr(self) -> str:
@@ -175,11 +173,12 @@ class _Normalize(torch.autograd.Function):
         g = upstream * per_channel(r, x)
         psi = (g * z).mean((0, *range(2, x.dim())))
         past = _moved_on(ctx.past_psi, psi)
-        ctx.past_psi.copy_(torch.where(psi.isfinite(), past, ctx.past_psi))
+        ctx.past_psi.copy_(past)
         psi = torch.where(averaged, past[-ctx.window :].mean(0), psi)
         return (g - z * per_channel(psi, x)) * per_channel(scale, x), None, None, None, None, None
 
 
 def _moved_on(past: Tensor, newest: Tensor) -> Tensor:
-    """The past ``[iterations, C]`` without its oldest iteration and with the newest."""
-    return torch.cat((upcast(past[1:]), newest[None]))
+    """The past ``[iterations, C]`` without its oldest iteration and with the newest, where that is finite in it."""
+    kept = newest.to(past.dtype).isfinite()
+    return torch.where(kept, torch.cat((upcast(past[1:]), newest[None])), upcast(past))

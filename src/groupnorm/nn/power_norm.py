@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from groupnorm.errors import ArgumentError, SingleElementError
-from groupnorm.nn.base import BatchTypeNorm, check_count, check_fraction, refuse_recomputation, upcast
+from groupnorm.nn.base import BatchTypeNorm, check_count, check_fraction, load_zeros, move, refuse_recomputation, upcast
 from groupnorm.ops.checks import check_groups, check_integer
 from groupnorm.ops.moments import second_moment
 from groupnorm.ops.reference import per_channel
@@ -108,8 +108,10 @@ class PowerNorm(BatchTypeNorm):
                 f"input {tuple(x.shape)} has 1 element per channel, of which the first steps keep the sign alone; "
                 f"expected at least 2: use a larger batch or larger feature maps"
             )
-        refuse_recomputation(self)
         x = self._scale_groups(x)
+        if not self.counts:
+            return self.normalize_mean_square(x)
+        refuse_recomputation(self)
         scale, batch_scale = self._statistics(second_moment(x.detach()).mean(0))
         y: Tensor = _Normalize.apply(x, scale, batch_scale, self.nu, self.backward_momentum)
         return y
@@ -122,7 +124,7 @@ class PowerNorm(BatchTypeNorm):
 
         The authors' code averages twice in a warm-up step: cumulatively, then exponentially. This is both in one.
         """
-        if self.momentum is None:
+        if self.momentum is None or not self.counts:
             return super().newest()
         step = self.num_batches_tracked.to(upcast(self.running_var).dtype)
         return torch.where(step < self._warmup, self.momentum + (1 - self.momentum) / step, self.momentum)
@@ -141,11 +143,7 @@ class PowerNorm(BatchTypeNorm):
         return scale, batch_scale
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *rest: Any) -> None:
-        if f"{prefix}nu" not in state_dict:  # of batch norm: the warm-up starts
-            for name in ("nu", "num_batches_tracked"):
-                state_dict[f"{prefix}{name}"] = torch.zeros_like(
-                    getattr(self, name), device=state_dict[f"{prefix}running_var"].device
-                )
+        load_zeros(self, state_dict, prefix, ("nu", "num_batches_tracked"))  # of batch norm: the warm-up starts
         super()._load_from_state_dict(state_dict, prefix, *rest)
 
     def extra_repr(self) -> str:
@@ -175,5 +173,5 @@ class _Normalize(torch.autograd.Function):
         nu = upcast(ctx.nu)
         g = upstream - per_channel(nu, x) * z
         moved = nu + ctx.momentum * (g * z).mean((0, *range(2, x.dim())))
-        ctx.nu.copy_(torch.where(moved.isfinite(), moved, nu))
+        move(ctx.nu, moved)
         return g * per_channel(batch_scale, x), None, None, None, None

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
-
+import torch
 from torch import Tensor
 
 from groupnorm.errors import SingleElementError
@@ -30,7 +29,8 @@ class RMSNorm(SampleNorm):
         num_channels: number of channels ``C`` of the input.
         eps: added to the mean square, inside the square root. Default: 1e-5.
         affine: learn a gain per channel, starting at 1. Default: True.
-        **options: ``device`` and ``dtype``.
+        device: of the parameters.
+        dtype: of the parameters.
 
     Shape:
         ``(N, C, *)`` in and out.
@@ -44,8 +44,16 @@ class RMSNorm(SampleNorm):
     Source: Zhang & Sennrich 2019 (arXiv:1910.07467), eq. 4.
     """
 
-    def __init__(self, num_channels: int, eps: float = 1e-5, affine: bool = True, **options: Any) -> None:
-        super().__init__(num_channels, eps, affine, bias=False, **options)
+    def __init__(
+        self,
+        num_channels: int,
+        eps: float = 1e-5,
+        affine: bool = True,
+        *,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__(num_channels, eps, affine, bias=False, device=device, dtype=dtype)
 
     def normalize(self, x: Tensor) -> Tensor:
         if self.training and _SAMPLE.size(x.shape) == 1:

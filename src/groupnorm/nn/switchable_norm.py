@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
-
+import torch
 from torch import Tensor, nn
 
 from groupnorm.nn.base import BatchTypeNorm, check_several, upcast
@@ -30,7 +29,8 @@ class SwitchableNorm(BatchTypeNorm):
         eps: added to the mixed variance, inside the square root. Default: 1e-5.
         momentum: weight of a batch in the running statistics; None averages. Default: 0.1.
         affine: learn a scale and a shift per channel. The mixture is learned in any case. Default: True.
-        **options: ``device`` and ``dtype``.
+        device: of the parameters and buffers.
+        dtype: of the parameters and buffers.
 
     Shape:
         ``(N, C, *)`` in and out.
@@ -53,11 +53,13 @@ class SwitchableNorm(BatchTypeNorm):
         eps: float = 1e-5,
         momentum: float | None = 0.1,
         affine: bool = True,
-        **options: Any,
+        *,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
     ) -> None:
-        super().__init__(num_features, eps, momentum, affine, **options)
-        self.mean_weight = nn.Parameter(self.running_var.new_empty(3))
-        self.var_weight = nn.Parameter(self.running_var.new_empty(3))
+        super().__init__(num_features, eps, momentum, affine, device=device, dtype=dtype)
+        self.mean_weight = nn.Parameter(torch.empty(3, device=device, dtype=dtype))
+        self.var_weight = nn.Parameter(torch.empty(3, device=device, dtype=dtype))
         self.reset_parameters()
 
     def reset_parameters(self) -> None:

@@ -31,8 +31,11 @@ class SyncBatchNorm(BatchTypeNorm):
         eps: added to the variance, inside the square root. Default: 1e-5.
         momentum: weight of the newest statistics in the running ones; None averages. Default: 0.1.
         affine: learn a scale and a shift per channel. Default: True.
+        track_running_stats: have running statistics; without them evaluation uses those of the batch, of this process
+            alone. Default: True.
         process_group: the processes that share statistics. Default: all.
-        **options: ``device`` and ``dtype``.
+        device: of the parameters and buffers.
+        dtype: of the parameters and buffers.
 
     Shape:
         ``(N, C, *)`` in and out.
@@ -53,10 +56,12 @@ class SyncBatchNorm(BatchTypeNorm):
         eps: float = 1e-5,
         momentum: float | None = 0.1,
         affine: bool = True,
+        track_running_stats: bool = True,
         process_group: dist.ProcessGroup | None = None,
-        **options: Any,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
     ) -> None:
-        super().__init__(num_features, eps, momentum, affine, **options)
+        super().__init__(num_features, eps, momentum, affine, track_running_stats, device=device, dtype=dtype)
         self.process_group = process_group
 
     def forward(self, input: Tensor) -> Tensor:
@@ -70,7 +75,7 @@ class SyncBatchNorm(BatchTypeNorm):
         return super().forward(input)
 
     def normalize_batch(self, x: Tensor) -> Tensor:
-        if not (dist.is_available() and dist.is_initialized()):
+        if not (self.training and dist.is_available() and dist.is_initialized()):
             return super().normalize_batch(x)
         mean, variance, count = self._moments(x)
         check_several(int(count), x.shape)

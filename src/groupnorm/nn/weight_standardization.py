@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
@@ -76,6 +78,7 @@ def standardize_weight_(module: nn.Module, eps: float = 1e-5) -> nn.Module:
         raise ArgumentError(
             f"{module} is standardised already; expected a plain weight: use unstandardize_weight_() first"
         )
+    _leave_shared_class(module)
     parametrize.register_parametrization(module, "weight", WeightStandardization(eps, _out_axis(module)))
     return module
 
@@ -124,8 +127,19 @@ def unstandardize_weight_(module: nn.Module, *, fold: bool) -> nn.Module:
             f"the weight of {type(module).__name__} has further parametrizations; expected standardisation alone: "
             f"remove the others first"
         )
+    _leave_shared_class(module)
     parametrize.remove_parametrizations(module, "weight", leave_parametrized=fold)
     return module
+
+
+def _leave_shared_class(module: nn.Module) -> None:
+    """Give a parametrised module a class of its own, which torch adds properties to and takes them from.
+
+    Its deep copies have the same class, and would gain or lose the property too.
+    """
+    if parametrize.is_parametrized(module):
+        kind: Any = type(module)
+        module.__class__ = type(kind)(kind.__name__, kind.__bases__, dict(vars(kind)))
 
 
 def _out_axis(module: nn.Module) -> int:

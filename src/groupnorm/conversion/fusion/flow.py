@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from torch.nn.modules import module as _module
 
@@ -11,32 +10,41 @@ from groupnorm.conversion.fusion.activations import activation_of, passes, unsee
 from groupnorm.nn.group_norm import GroupNorm
 
 
-def flow(x: Any, *steps: Any) -> Any:
-    """The same as ``steps[-1](...steps[1](steps[0](x)))``, whatever the steps are at this moment.
+class Held(NamedTuple):
+    """A group norm that has not run yet, and its input."""
 
-    Where one is a :class:`groupnorm.GroupNorm` and the next an activation that it can apply, it does, unless somebody
-    looks at what is in between: hooks, or a forward that was replaced.
+    norm: GroupNorm
+    input: Any
+
+
+def hold(step: Any, x: Any) -> Any:
+    """``step(x)`` for :func:`flow`; held back where the step is a group norm that can apply the activation after it.
+
+    It is not held back where somebody sees its output: hooks, or a forward that was replaced.
     """
-    at = 0
-    while at < len(steps):
-        activation, after = taken_over(steps, at)
-        x = steps[at].activated(x, activation) if activation else steps[at](x)
-        at = after
-    return x
+    if isinstance(x, Held) and passes(step):
+        return x
+    x = released(x)
+    if is_ours(step) and step.activation is None and not unseen(step) and not _watched():
+        return Held(step, x)
+    return step(x)
 
 
-def taken_over(steps: Sequence[Any], at: int) -> tuple[str | None, int]:
-    """The activation that the step at this place takes over, None for none, and the place to go on at."""
-    norm, after = steps[at], at + 1
-    if not is_ours(norm) or norm.activation is not None or unseen(norm) or _watched():
-        return None, after
-    while after < len(steps) and passes(steps[after]):
-        after += 1
-    if after < len(steps):
-        activation, why = activation_of(steps[after])
+def flow(step: Any, x: Any) -> Any:
+    """``step(x)``, where a norm that was held back takes over the step if it is an activation that the norm can apply.
+
+    The same as ``step(norm(...))``, whatever the two are at this moment.
+    """
+    if isinstance(x, Held):
+        activation, why = activation_of(step)
         if activation and not why:
-            return activation, after + 1
-    return None, at + 1
+            return x.norm.activated(x.input, activation)
+    return step(released(x))
+
+
+def released(x: Any) -> Any:
+    """The output of a norm that was held back; anything else as it is."""
+    return x.norm(x.input) if isinstance(x, Held) else x
 
 
 def is_ours(norm: Any) -> bool:

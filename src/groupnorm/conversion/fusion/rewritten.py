@@ -13,9 +13,9 @@ from typing import Any
 from torch import Tensor, nn
 
 from groupnorm.conversion.fusion.activations import activation_of, passes
-from groupnorm.conversion.fusion.flow import flow, taken_over
+from groupnorm.conversion.fusion.flow import Held, flow, hold, released
 from groupnorm.conversion.fusion.source import parse, remade
-from groupnorm.conversion.fusion.text import FLOW, Rewriter
+from groupnorm.conversion.fusion.text import FLOW, HOLD, Rewriter
 
 
 @dataclass
@@ -123,7 +123,7 @@ def _method(module: nn.Module, function: FunctionType, norms: frozenset[str], fo
     rewriter.rewrite()
     if not rewriter.taken:
         return None
-    made = remade(function, tree, {FLOW: flow})
+    made = remade(function, tree, {HOLD: hold, FLOW: flow})
     for norm, activation in rewriter.taken:
         assert isinstance(norm, ast.Attribute)
         label = ast.unparse(activation).removeprefix(f"{rewriter.me}.")
@@ -146,16 +146,17 @@ def _next(module: nn.Module, name: str) -> str:
     return ""
 
 
-def _in_order(norms: frozenset[str]) -> Callable[[nn.Module, Any], Any]:
+def _in_order(norms: frozenset[str]) -> Callable[[nn.Sequential, Any], Any]:
     """The forward of a sequence, in which these norms take over what follows them."""
 
-    def forward(self: nn.Module, input: Tensor) -> Any:
-        names, steps, at = list(self._modules), list(self._modules.values()), 0
-        while at < len(steps):
-            after = taken_over(steps, at)[1] if names[at] in norms else at + 1
-            input = flow(input, *steps[at:after])
-            at = after
-        return input
+    def forward(self: nn.Sequential, input: Tensor) -> Any:
+        value: Any = input
+        for step in self:
+            if any(step is self._modules.get(name) for name in norms) or (isinstance(value, Held) and passes(step)):
+                value = hold(step, value)
+            else:
+                value = flow(step, value)
+        return released(value)
 
     return forward
 

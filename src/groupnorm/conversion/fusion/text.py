@@ -1,19 +1,21 @@
-"""Rewrites a method so that what it does with a norm and the activation after it is one call of :func:`flow`.
+"""Rewrites a method so that a norm hands its input on to the activation after it, by :func:`hold` and :func:`flow`.
 
-Only what means the same by the rules of Python alone is rewritten, whatever the modules are::
+Only what means the same by the rules of Python alone is rewritten, whatever the modules are. Each call stays where it
+was, so that names are looked up and arguments computed in the same order::
 
-    self.act(self.norm(x))              ->  flow(x, self.norm, self.act)
+    self.act(self.norm(x))              ->  flow(self.act, hold(self.norm, x))
 
-    h = self.norm(x)                    ->  h = flow(x, self.norm, self.act)
-    h = self.act(h)
+    h = self.norm(x)                    ->  held = hold(self.norm, x)
+    h = self.act(h)                         h = flow(self.act, held)
 
     if ...:                             ->  if ...:
-        h = self.norm(x)                        h = flow(x, self.norm, self.act)
-    h = self.act(h)                         else:
+        h = self.norm(x)                        held = hold(self.norm, x)
+    h = self.act(h)                             h = flow(self.act, held)
+                                            else:
                                                 h = self.act(h)
 
-In the second form the next statement may also go on with the value, as ``h = self.conv(self.act(h))``, and give it
-another name or return it, if ``h`` is read nowhere else.
+In the second form the next statement may also use the value, as ``h = self.conv(self.act(h))``, and give it another
+name or return it, if ``h`` is read nowhere else. Within ``try`` that form is left alone: a handler may read ``h``.
 """
 
 from __future__ import annotations
@@ -23,8 +25,11 @@ import copy
 from collections.abc import Callable
 from typing import Any
 
-FLOW = "_groupnorm_flow"
-"""What the method knows :func:`flow` as."""
+HOLD, FLOW = "_groupnorm_hold", "_groupnorm_flow"
+"""What the method knows :func:`hold` and :func:`flow` as."""
+
+_HELD = "_groupnorm_held"
+"""The variable between two statements."""
 
 Calls = Callable[[ast.expr], bool]
 
@@ -39,7 +44,7 @@ class Rewriter(ast.NodeTransformer):
         passes: whether it hands on its input.
 
     Attributes:
-        taken: the norms that calls of ``flow`` begin with, and the activations that they end with.
+        taken: the norms that are held back, and the activations that follow.
     """
 
     def __init__(self, method: ast.FunctionDef, is_norm: Calls, is_activation: Calls, passes: Calls) -> None:
@@ -57,13 +62,12 @@ class Rewriter(ast.NodeTransformer):
 
     def visit_Call(self, node: ast.Call) -> ast.AST:
         self.generic_visit(node)
-        steps, inner = [node.func], _argument(node)
-        while isinstance(inner, ast.Call) and self.passes(inner.func):
-            steps, inner = [inner.func, *steps], _argument(inner)
-        if self.is_activation(node.func) and isinstance(inner, ast.Call) and self.is_norm(inner.func):
-            x = _argument(inner)
-            if x is not None:
-                return self._flow(x, [inner.func, *steps])
+        held = [_argument(node)]
+        while isinstance(held[0], ast.Call) and self.passes(held[0].func):
+            held = [_argument(held[0]), *held]
+        norm = held[0]
+        if self.is_activation(node.func) and isinstance(norm, ast.Call) and _argument(norm) and self.is_norm(norm.func):
+            self._take(held, node)
         return node
 
     # An activation in the statement after a norm.
@@ -84,31 +88,29 @@ class Rewriter(ast.NodeTransformer):
                     if not (branch and isinstance(branch[-1], (ast.Return, ast.Raise, ast.Continue, ast.Break))):
                         branch.append(copy.deepcopy(act))
             for field in ("body", "orelse", "finalbody"):
-                if isinstance(inner := getattr(statement, field, None), list) and not isinstance(statement, _SCOPES):
+                inner = getattr(statement, field, None)
+                if isinstance(inner, list) and not isinstance(statement, (*_SCOPES, ast.Try, ast.TryStar)):
                     setattr(statement, field, self._block(inner))
-            for handler in getattr(statement, "handlers", ()):
-                handler.body = self._block(handler.body)
-            done.append(self._merged(statement, rest))
+            self._join(statement, rest)
+            done.append(statement)
         return done
 
-    def _merged(self, statement: ast.stmt, rest: list[ast.stmt]) -> ast.stmt:
-        """The statement, with the activation that follows it taken out of the rest where it can be."""
+    def _join(self, statement: ast.stmt, rest: list[ast.stmt]) -> None:
+        """Let a norm in a statement be held back for the activation in one of the next, where it can be."""
         name, value = _assigned(statement)
-        x = _argument(value)
-        if not name or x is None or not self.is_norm(value.func) or self._shared(name):  # type: ignore[union-attr]
-            return statement
-        steps, after = [value.func], 0  # type: ignore[union-attr]
+        if not name or _argument(value) is None or not self.is_norm(value.func) or self._shared(name):  # type: ignore[union-attr]
+            return
+        after = 0
         while after < len(rest) and _assigned(rest[after])[0] == name and self._on(rest[after], name, self.passes):
-            steps.append(_value(rest[after]).func)
             after += 1
         act = self._inner(rest[after], name) if after < len(rest) else None
         if act is None or not (_assigned(rest[after])[0] == name or len(_reads(self.method, name)) == after + 1):
-            return statement
-        flow = self._flow(x, [*steps, act.func])
-        act.func, act.args = flow.func, flow.args
-        last = rest[after]
-        del rest[: after + 1]
-        return last
+            return
+        held: list[Any] = [statement, *rest[:after]]
+        for before, user in zip(held, [*(_value(s) for s in held[1:]), act], strict=True):
+            before.targets = [ast.Name(_HELD, ast.Store())]
+            user.args = [ast.Name(_HELD, ast.Load())]
+        self._take([_value(s) for s in held], act)
 
     def _inner(self, statement: ast.stmt, name: str) -> ast.Call | None:
         """The call of an activation on ``name`` alone, which is all that a statement begins with; None where not."""
@@ -148,9 +150,11 @@ class Rewriter(ast.NodeTransformer):
         """Whether a name is not of this function alone."""
         return any(isinstance(n, (ast.Global, ast.Nonlocal)) and name in n.names for n in ast.walk(self.method))
 
-    def _flow(self, x: ast.expr, steps: list[ast.expr]) -> ast.Call:
-        self.taken.append((steps[0], steps[-1]))
-        return ast.Call(ast.Name(FLOW, ast.Load()), [x, *steps], [])
+    def _take(self, held: list[Any], act: ast.Call) -> None:
+        """Let the norm that is called first, and what passes its output on, be held back for the activation."""
+        self.taken.append((held[0].func, act.func))
+        for call, name in (*((call, HOLD) for call in held), (act, FLOW)):
+            call.func, call.args = ast.Name(name, ast.Load()), [call.func, *call.args]
 
 
 _SCOPES = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
