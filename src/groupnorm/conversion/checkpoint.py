@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter, OrderedDict
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from os import PathLike
@@ -9,9 +10,12 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.conv import _ConvNd
+from torch.nn.parameter import is_lazy
 
 from groupnorm.conversion.probe import known_facts
+from groupnorm.conversion.snapshot import Snapshot, allocate_, tensors_of
 from groupnorm.errors import ArgumentError, ConversionError
 from groupnorm.nn.weight_standardization import is_standardized
 
@@ -23,10 +27,11 @@ class Loaded:
     """Which keys of a checkpoint went where.
 
     Attributes:
-        loaded: keys of the model that got a value.
+        loaded: keys of the model that got a value of the checkpoint, also where a hook of the model renamed it.
         renamed: key of the checkpoint -> key of the model, where they differ: standardised weights.
-        dropped: keys of the checkpoint that only its norms have, such as running statistics.
-        kept: keys of the model that only its norms have; they keep their values.
+        dropped: keys of the checkpoint that only its norms have, such as running statistics, or that a module discards.
+        kept: keys of the model that only its norms have, or that a module fills in itself where a checkpoint lacks
+            them. They keep their values, or what that module sets them to.
     """
 
     loaded: tuple[str, ...]
@@ -49,6 +54,10 @@ def load_checkpoint_(model: nn.Module, checkpoint: Mapping[str, Any]) -> Loaded:
     parametrizations are: in a model without one, the weight under a parametrization of a convolution or linear layer is
     taken for one that was standardised, and ``renamed`` names it.
 
+    The keys are mapped, and ``model.load_state_dict`` loads them, with the hooks and the loading of each module. Until
+    that succeeds, a copy of the parameters and buffers is kept. What is on meta gets memory, on the device of the rest
+    of the model, or of the checkpoint; optimizers are made after that.
+
     Args:
         model: the network; in place.
         checkpoint: a state dict of the same network with other norms.
@@ -57,56 +66,169 @@ def load_checkpoint_(model: nn.Module, checkpoint: Mapping[str, Any]) -> Loaded:
         Which keys went where.
 
     Raises:
-        ConversionError: other keys differ; nothing is loaded.
-        ArgumentError: a value has another shape, or ``checkpoint`` is no state dict; nothing is loaded.
+        ConversionError: other keys differ, or the loading of a module fails; nothing is loaded.
+        ArgumentError: a value has another shape, or cannot be copied, or ``checkpoint`` is no state dict; nothing is
+            loaded.
 
     Example::
 
         >>> converted = groupnorm.convert(torchvision.models.resnet50(), "gn")
         >>> print(groupnorm.load_checkpoint_(converted, torch.load("resnet50-of-batch-norm.pt")))
     """
-    _check_state_dict(checkpoint)
-    own = model.state_dict()
+    check_state_dict(checkpoint)
     modules = dict(model.named_modules(remove_duplicate=False))
     norms = {path for path, module in modules.items() if known_facts(module) is not None}
-    renamed: dict[str, str] = {}
-    found: dict[str, Any] = {}
-    dropped, unknown = [], []
-    for key, value in checkpoint.items():
-        names = [name for name in (key, _standardized(key, modules), _plain(key, modules)) if name in own]
-        if names:
-            found[names[0]] = value
-            if names[0] != key:
-                renamed[key] = names[0]
-        elif _parent(key) in norms:
-            dropped.append(key)
-        else:
-            unknown.append(key)
-    left = [key for key in own if key not in found]
-    kept = [key for key in left if _parent(key) in norms and _name(key) not in ("weight", "bias")]
-    missing = [key for key in left if key not in kept]
-    if unknown or missing:
+    own = list(model.state_dict())
+    renamed = _renamed(checkpoint, own, modules)
+    mapped = OrderedDict((renamed.get(key, key), value) for key, value in checkpoint.items())
+    _fill_ties(mapped, _tensors(model), own)
+    mapped._metadata = _metadata(checkpoint, modules, norms)  # type: ignore[attr-defined]
+    before = Snapshot(model)
+    try:
+        empty = _allocate(model, checkpoint)
+        missing, unexpected = _load(model, mapped, own)
+        _check_keys(own, checkpoint, missing, unexpected, norms)
+        found = _account(own, mapped, missing, unexpected, renamed)
+        _check_kept(model, found.kept, empty)
+    except BaseException:
+        before.restore()
+        raise
+    return found
+
+
+def _renamed(checkpoint: Mapping[str, Any], own: Collection[str], modules: Mapping[str, nn.Module]) -> dict[str, str]:
+    """The keys of the checkpoint that are those of weights which only one of both has standardised, and what they are.
+
+    Args:
+        checkpoint: the state dict to load.
+        own: keys of the model.
+        modules: of the model, by path.
+    """
+    known, found = set(own), {}
+    for key in checkpoint:
+        names = [name for name in (_standardized(key, modules), _plain(key, modules)) if name in known]
+        if key not in known and names and names[0] not in checkpoint:
+            found[key] = names[0]
+    return found
+
+
+def _fill_ties(state: dict[str, Any], tensors: Mapping[str, Tensor], own: Collection[str]) -> None:
+    """Give each key of a tensor of the model the value that another key of it has: safetensors keeps one of them."""
+    values = {id(tensor): state[key] for key, tensor in tensors.items() if key in state}
+    for key in own:
+        if key not in state and id(tensors.get(key)) in values:
+            state[key] = values[id(tensors[key])]
+
+
+def _metadata(
+    checkpoint: Mapping[str, Any], modules: Mapping[str, nn.Module], norms: Collection[str]
+) -> dict[str, dict[str, Any]]:
+    """The versions in the checkpoint, but for batch norms: one of another norm would be taken for an old batch norm."""
+    found = {path: dict(facts) for path, facts in getattr(checkpoint, "_metadata", {}).items()}
+    for path in norms:
+        if isinstance(modules[path], _NormBase) and modules[path]._version == _NormBase._version:
+            found[path] = {**found.get(path, {}), "version": _NormBase._version}
+    return found
+
+
+def _allocate(model: nn.Module, checkpoint: Mapping[str, Any]) -> set[str]:
+    """Give memory to what is on meta, and return the paths of the modules that nothing but the checkpoint can fill."""
+    on_meta = {module for module, _, tensor in tensors_of(model) if tensor.is_meta}
+    if not on_meta:
+        return set()
+    tensors = [tensor for _, _, tensor in tensors_of(model)] + list(checkpoint.values())
+    devices = [tensor.device for tensor in tensors if isinstance(tensor, Tensor) and not tensor.is_meta]
+    whole = on_meta - {module for module, _, tensor in tensors_of(model) if not tensor.is_meta}
+    allocate_(model, devices[0] if devices else torch.device("cpu"))
+    for module in list(on_meta & whole):
+        reset = getattr(module, "reset_parameters", None)
+        if known_facts(module) is not None and reset is not None:
+            reset()
+            on_meta.remove(module)
+    return {path for path, module in model.named_modules(remove_duplicate=False) if module in on_meta}
+
+
+def _load(model: nn.Module, state: Mapping[str, Any], own: list[str]) -> tuple[set[str], set[str]]:
+    """Load a state dict, and return the keys that it lacks, and those that it has too many."""
+    try:
+        result = model.load_state_dict(state, strict=False)
+    except Exception as error:  # hooks may raise anything
+        tensors = _tensors(model)
+        for key in state.keys() & tensors.keys():
+            _check_value(key, state[key], tensors[key])
         raise ConversionError(
-            f"the checkpoint has {_some(unknown)} that the model lacks, and lacks {_some(missing)}; expected "
+            f"loading the checkpoint failed: {type(error).__name__}: {error}; nothing is loaded; expected a state dict "
+            f"that model.load_state_dict takes, but for the norms"
+        ) from error
+    if result is None:  # an own load_state_dict of the model that returns nothing
+        return set(own) - set(state), set(state) - set(own)
+    return set(result.missing_keys), set(result.unexpected_keys)
+
+
+def _tensors(model: nn.Module) -> dict[str, Tensor]:
+    """The parameters and buffers of a model by key, those in several places by each."""
+    return {
+        **dict(model.named_parameters(remove_duplicate=False)),
+        **dict(model.named_buffers(remove_duplicate=False)),
+    }
+
+
+def _check_keys(
+    own: Collection[str],
+    checkpoint: Mapping[str, Any],
+    missing: Collection[str],
+    unexpected: Collection[str],
+    norms: Collection[str],
+) -> None:
+    """Raise where keys differ that are not of norms."""
+    unknown = [key for key in checkpoint if key in unexpected and _parent(key) not in norms]
+    lacking = [key for key in missing if _parent(key) not in norms or _name(key) in ("weight", "bias")]
+    lacking = [key for key in own if key in lacking] + sorted(set(lacking) - set(own))
+    if unknown or lacking:
+        raise ConversionError(
+            f"the checkpoint has {_some(unknown)} that the model lacks, and lacks {_some(lacking)}; expected "
             f"differences in norms alone: {_remedy(own, checkpoint)}"
         )
-    for key, value in found.items():
-        if _name(key) != _EXTRA:
-            _check_value(key, value, own[key])
-    for key, value in found.items():
-        if _name(key) == _EXTRA:  # made by the module, of any type, so that there is no tensor to copy to
-            modules[_parent(key)].set_extra_state(value)
-    with torch.no_grad():
-        for key, value in found.items():
-            if _name(key) != _EXTRA:
-                own[key].copy_(value)
-    return Loaded(tuple(found), renamed, tuple(dropped), tuple(kept))
+
+
+def _account(
+    own: list[str], mapped: Mapping[str, Any], missing: set[str], unexpected: set[str], renamed: dict[str, str]
+) -> Loaded:
+    """Which keys went where.
+
+    Keys that the model lacks and its modules took were renamed by them where other keys got values from nowhere;
+    otherwise they were dropped.
+    """
+    refused = missing | unexpected
+    loaded = [key for key in mapped if key in own and key not in refused]
+    taken = [key for key in mapped if key not in own and key not in refused]
+    given = [key for key in own if key not in mapped and key not in refused]
+    by_modules = bool(taken) and bool(given)
+    loaded += given if by_modules else []
+    done = {*loaded, *(taken if by_modules else [])}
+    return Loaded(
+        tuple(loaded),
+        renamed,
+        tuple(key for key in mapped if key not in done),
+        tuple(key for key in own if key not in done),
+    )
+
+
+def _check_kept(model: nn.Module, kept: Collection[str], empty: Collection[str]) -> None:
+    """Raise where a key keeps a value that there is not: of a lazy module, or of one on meta."""
+    tensors = _tensors(model)
+    for key in kept:
+        if _parent(key) in empty or (key in tensors and is_lazy(tensors[key])):
+            raise ConversionError(
+                f"{key} has no value, neither in the model nor in the checkpoint; nothing is loaded; expected a model "
+                f"that is not on meta, and whose lazy modules have run once"
+            )
 
 
 _EXTRA = "_extra_state"
 
 
-def _check_state_dict(checkpoint: Any) -> None:
+def check_state_dict(checkpoint: Any) -> None:
     """Raise where a checkpoint is no state dict, or holds one."""
     if not isinstance(checkpoint, Mapping):
         what, remedy = f"a {type(checkpoint).__name__}", "pass what state_dict() gave"
@@ -126,6 +248,9 @@ def _check_state_dict(checkpoint: Any) -> None:
 
 
 def _check_value(key: str, value: Any, own: Tensor) -> None:
+    """Raise where a value cannot be copied to the tensor of the model."""
+    if is_lazy(own):
+        return
     if not isinstance(value, Tensor):
         raise ArgumentError(
             f"{key} is a {type(value).__name__} in the checkpoint; expected a tensor of shape {tuple(own.shape)}: pass "
@@ -136,6 +261,14 @@ def _check_value(key: str, value: Any, own: Tensor) -> None:
             f"{key} has shape {tuple(value.shape)} in the checkpoint; expected {tuple(own.shape)}: use the checkpoint "
             f"of a network of this size"
         )
+    try:
+        torch.empty_like(own).copy_(value)
+    except Exception as error:  # each kind of tensor has errors of its own
+        raise ArgumentError(
+            f"{key} cannot be copied from the checkpoint, where it is {value.layout}, {value.dtype}, on {value.device} "
+            f"({type(error).__name__}); expected a dense tensor with values: use to_dense() of a sparse one, "
+            f"dequantize() of a quantised one, and load one on meta again"
+        ) from error
 
 
 def _some(keys: list[str]) -> str:
@@ -145,23 +278,29 @@ def _some(keys: list[str]) -> str:
 
 
 def _remedy(own: Collection[str], checkpoint: Collection[str]) -> str:
-    """What to do about a checkpoint of other keys: most often all of one side begin with the same word."""
-    if word := _word_before(checkpoint, own):
+    """What to do about a checkpoint of other keys: most often all of one side begin with the same words."""
+    if words := _words_before(checkpoint, own):
+        others = "" if all(key.startswith(words) for key in checkpoint) else f" if key.startswith({words!r})"
         return (
-            f"its keys begin with {word!r}, those of the model do not: pass "
-            f"{{key.removeprefix({word!r}): value for key, value in checkpoint.items()}}"
+            f"its keys begin with {words!r}, those of the model do not: pass "
+            f"{{key.removeprefix({words!r}): value for key, value in checkpoint.items(){others}}}"
         )
-    if word := _word_before(own, checkpoint):
-        return f"the keys of the model begin with {word!r}, those of the checkpoint do not: pass model.{word[:-1]}"
+    if words := _words_before(own, checkpoint):
+        path = words[:-1]
+        part = f"model.{path}" if path.replace(".", "_").isidentifier() else f"model.get_submodule({path!r})"
+        return f"the keys of the model begin with {words!r}, those of the checkpoint do not: pass {part}"
     return "load it with model.load_state_dict if it is of another network"
 
 
-def _word_before(longer: Collection[str], shorter: Collection[str]) -> str:
-    """The word, such as "module.", that only one of two sets of keys has before each key; "" for none."""
-    words = {key.partition(".")[0] + "." for key in longer}
-    word = words.pop() if len(words) == 1 else ""
-    shared = bool(set(longer) & set(shorter))
-    return word if not shared and {key.removeprefix(word) for key in longer} & set(shorter) else ""
+def _words_before(longer: Collection[str], shorter: Collection[str]) -> str:
+    """The words, such as "module.", that one of two sets of keys has before those of the other; "" for none."""
+    ends, found = set(shorter), Counter({"": 0, ".": 0})
+    for key in longer:
+        parts = key.split(".")
+        rests = [".".join(parts[at:]) for at in range(len(parts))]
+        found.update(key.removesuffix(rest) for rest in rests if rest in ends)
+    (words, count), (_, next_count) = found.most_common(2)
+    return words if count > max(next_count, len(ends) // 2) else ""
 
 
 def _name(key: str) -> str:
