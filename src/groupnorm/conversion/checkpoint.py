@@ -75,7 +75,7 @@ def load_checkpoint_(model: nn.Module, checkpoint: Mapping[str, Any]) -> Loaded:
         >>> converted = groupnorm.convert(torchvision.models.resnet50(), "gn")
         >>> print(groupnorm.load_checkpoint_(converted, torch.load("resnet50-of-batch-norm.pt")))
     """
-    check_state_dict(checkpoint)
+    _check_state_dict(checkpoint)
     modules = dict(model.named_modules(remove_duplicate=False))
     norms = {path for path, module in modules.items() if known_facts(module) is not None}
     own = list(model.state_dict())
@@ -228,7 +228,7 @@ def _check_kept(model: nn.Module, kept: Collection[str], empty: Collection[str])
 _EXTRA = "_extra_state"
 
 
-def check_state_dict(checkpoint: Any) -> None:
+def _check_state_dict(checkpoint: Any) -> None:
     """Raise where a checkpoint is no state dict, or holds one."""
     if not isinstance(checkpoint, Mapping):
         what, remedy = f"a {type(checkpoint).__name__}", "pass what state_dict() gave"
@@ -238,13 +238,22 @@ def check_state_dict(checkpoint: Any) -> None:
         elif isinstance(checkpoint, nn.Module):
             remedy = "pass its state_dict()"
         raise ArgumentError(f"checkpoint is {what}; expected a state dict: {remedy}")
-    for key, value in checkpoint.items():
-        holds = isinstance(value, Mapping) and any(isinstance(item, Tensor) for item in value.values())
-        if holds and _name(key) != _EXTRA:
-            raise ArgumentError(
-                f"the checkpoint has a mapping with tensors under {key!r}; expected a state dict: pass "
-                f"checkpoint[{key!r}], if that is the one of the model"
-            )
+    if keys := state_dicts_in(checkpoint):
+        raise ArgumentError(
+            f"the checkpoint has a mapping with tensors under {keys[0]!r}; expected a state dict: pass "
+            f"checkpoint[{keys[0]!r}], if that is the one of the model"
+        )
+
+
+def state_dicts_in(checkpoint: Mapping[str, Any]) -> list[str]:
+    """The keys under which a checkpoint holds mappings with tensors, in place of being a state dict."""
+    return [
+        key
+        for key, value in checkpoint.items()
+        if isinstance(value, Mapping)
+        and _name(key) != _EXTRA
+        and any(isinstance(item, Tensor) for item in value.values())
+    ]
 
 
 def _check_value(key: str, value: Any, own: Tensor) -> None:

@@ -36,7 +36,7 @@ def plan(
             gives the next smaller one that does, and the plan says so. Default: the number in ``to``, else "auto".
         where: which norms: a glob over paths, a compiled regular expression that is searched for in them, a class, a
             function of path and module, or a collection of these of which one holds. Default: all.
-        sample_input: an input of the model (a tensor, a tuple or list of arguments, a mapping of keyword arguments), run
+        sample_input: an input of the model: a tensor, a tuple or list of arguments, or keyword arguments. It is run
             once in evaluation mode, so that groups of one element are seen, and the layers before the norms, which
             "ws+..." and "cbn" need.
 
