@@ -22,7 +22,7 @@ from groupnorm.nn.weight_standardization import is_standardized
 _ORIGINAL = "parametrizations.weight.original"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Loaded:
     """Which keys of a checkpoint went where.
 
@@ -44,6 +44,9 @@ class Loaded:
         for name, keys in (("renamed", list(self.renamed)), ("not used", self.dropped), ("not in it", self.kept)):
             parts += [f"{len(keys)} {name}: {', '.join(keys[:3])}{', ...' if len(keys) > 3 else ''}"] if keys else []
         return "; ".join(parts)
+
+    def __repr__(self) -> str:
+        return str(self)
 
 
 def load_checkpoint_(model: nn.Module, checkpoint: Mapping[str, Any]) -> Loaded:
