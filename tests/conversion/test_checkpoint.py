@@ -412,3 +412,29 @@ def test_schedules_begin_anew_with_a_checkpoint_of_batch_norm(to):
     groupnorm.load_checkpoint_(model, trained.state_dict())
     assert model[1].num_batches_tracked == 0
     assert torch.equal(model[1].weight, trained[1].weight)
+
+
+def test_a_parameter_that_cannot_be_written_is_named_and_nothing_is_loaded():
+    model = groupnorm.convert(network())
+    model[4].bias = nn.Parameter(torch.zeros(1).expand(4))
+    before = copy.deepcopy(model.state_dict())
+    with pytest.raises(ConversionError, match=r'loading the checkpoint failed: [^;]*"4\.bias"'):
+        groupnorm.load_checkpoint_(model, drawn(network()).state_dict())
+    assert all(torch.equal(before[key], value) for key, value in model.state_dict().items())
+
+
+def test_a_custom_loading_that_replaces_storages_is_taken_back():
+    class Replaces(nn.Linear):
+        def _load_from_state_dict(self, state_dict, prefix, *rest):
+            self.weight.data = state_dict[f"{prefix}weight"].clone()[:1]
+            self.bias = nn.Parameter(state_dict[f"{prefix}bias"].clone())
+            self.register_buffer("more", torch.ones(2))
+            raise KeyError("more")
+
+    model, state = nn.Sequential(Replaces(3, 4)), nn.Sequential(drawn(nn.Linear(3, 4))).state_dict()
+    before, parameters = copy.deepcopy(model.state_dict()), list(model.parameters())
+    with pytest.raises(ConversionError, match="KeyError: 'more'"):
+        groupnorm.load_checkpoint_(model, state)
+    assert all(new is old for new, old in zip(model.parameters(), parameters, strict=True))
+    assert model.state_dict().keys() == before.keys()
+    assert all(torch.equal(before[key], value) for key, value in model.state_dict().items())

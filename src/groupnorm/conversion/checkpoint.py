@@ -16,7 +16,7 @@ from torch.nn.parameter import is_lazy
 
 from groupnorm.conversion.probe import known_facts
 from groupnorm.conversion.snapshot import Snapshot, allocate_, tensors_of
-from groupnorm.errors import ArgumentError, ConversionError
+from groupnorm.errors import ArgumentError, ConversionError, GroupNormError
 from groupnorm.nn.weight_standardization import is_standardized
 
 _ORIGINAL = "parametrizations.weight.original"
@@ -93,9 +93,11 @@ def load_checkpoint_(model: nn.Module, checkpoint: Mapping[str, Any]) -> Loaded:
         _check_keys(own, checkpoint, missing, unexpected, norms)
         found = _account(own, mapped, missing, unexpected, renamed)
         _check_kept(model, found.kept, empty)
-    except BaseException:
+    except BaseException as error:
         before.restore()
-        raise
+        if isinstance(error, GroupNormError) or not isinstance(error, Exception):
+            raise
+        raise _failure(model, mapped, error) from error
     return found
 
 
@@ -153,19 +155,21 @@ def _allocate(model: nn.Module, checkpoint: Mapping[str, Any]) -> set[str]:
 
 def _load(model: nn.Module, state: Mapping[str, Any], own: list[str]) -> tuple[set[str], set[str]]:
     """Load a state dict, and return the keys that it lacks, and those that it has too many."""
-    try:
-        result = model.load_state_dict(state, strict=False)
-    except Exception as error:  # hooks may raise anything
-        tensors = _tensors(model)
-        for key in state.keys() & tensors.keys():
-            _check_value(key, state[key], tensors[key])
-        raise ConversionError(
-            f"loading the checkpoint failed: {type(error).__name__}: {error}; nothing is loaded; expected a state dict "
-            f"that model.load_state_dict takes, but for the norms"
-        ) from error
+    result = model.load_state_dict(state, strict=False)
     if result is None:  # an own load_state_dict of the model that returns nothing
         return set(own) - set(state), set(state) - set(own)
     return set(result.missing_keys), set(result.unexpected_keys)
+
+
+def _failure(model: nn.Module, state: Mapping[str, Any], error: Exception) -> GroupNormError:
+    """Why a state dict could not be loaded into a model, which is as it was before."""
+    for key, own in _tensors(model).items():
+        if key in state and not is_lazy(own) and (wrong := _wrong(key, state[key], own)):
+            return ArgumentError(wrong)
+    return ConversionError(
+        f"loading the checkpoint failed: {type(error).__name__}: {error}; nothing is loaded; expected a state "
+        f"dict that model.load_state_dict takes, but for the norms"
+    )
 
 
 def _tensors(model: nn.Module) -> dict[str, Tensor]:
@@ -259,28 +263,27 @@ def state_dicts_in(checkpoint: Mapping[str, Any]) -> list[str]:
     ]
 
 
-def _check_value(key: str, value: Any, own: Tensor) -> None:
-    """Raise where a value cannot be copied to the tensor of the model."""
-    if is_lazy(own):
-        return
+def _wrong(key: str, value: Any, own: Tensor) -> str:
+    """Why a value cannot be copied to the tensor of the model; "" where it can."""
     if not isinstance(value, Tensor):
-        raise ArgumentError(
+        return (
             f"{key} is a {type(value).__name__} in the checkpoint; expected a tensor of shape {tuple(own.shape)}: pass "
             f"what state_dict() gave"
         )
     if own.shape != value.shape:
-        raise ArgumentError(
+        return (
             f"{key} has shape {tuple(value.shape)} in the checkpoint; expected {tuple(own.shape)}: use the checkpoint "
             f"of a network of this size"
         )
     try:
-        torch.empty_like(own).copy_(value)
+        torch.empty_like(own, device="cpu" if own.is_meta else None).copy_(value)
     except Exception as error:  # each kind of tensor has errors of its own
-        raise ArgumentError(
+        return (
             f"{key} cannot be copied from the checkpoint, where it is {value.layout}, {value.dtype}, on {value.device} "
             f"({type(error).__name__}); expected a dense tensor with values: use to_dense() of a sparse one, "
             f"dequantize() of a quantised one, and load one on meta again"
-        ) from error
+        )
+    return ""
 
 
 def _some(keys: list[str]) -> str:

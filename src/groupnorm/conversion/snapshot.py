@@ -81,7 +81,9 @@ def _restore(tensor: Tensor, kind: type[Tensor], copy: Tensor | None) -> None:
     if type(tensor) is not kind:  # it was lazy, and loading gave it a shape
         tensor.data = torch.empty(0, dtype=tensor.dtype, device=tensor.device)
         tensor.__class__ = kind
-    elif copy is not None and (tensor.shape, tensor.dtype, tensor.device) == (copy.shape, copy.dtype, copy.device):
-        tensor.copy_(copy)
-    elif copy is not None:
+    elif copy is None:
+        return
+    elif (tensor.shape, tensor.dtype, tensor.device) != (copy.shape, copy.dtype, copy.device):
         tensor.data = copy
+    elif tensor.layout is not torch.strided or not torch.equal(tensor, copy):  # an expanded one cannot be written
+        tensor.copy_(copy)
