@@ -148,7 +148,7 @@ class Display:
         if self.console.is_jupyter:
             from IPython.display import display
 
-            self._output = display(self, display_id=True)
+            self._output = display(self, display_id=True)  # type: ignore[no-untyped-call]
         elif self.console.is_terminal:
             self._live.start()
         return self
