@@ -179,6 +179,8 @@ def test_what_a_checkpoint_may_be_instead_is_told(tmp_path):
         ConversionError, match=r"has \['a.weight'.* and 2 more that .*load it with model\.load_state_dict"
     ):
         groupnorm.load_checkpoint_(model, {f"{name}.weight": X for name in "abcdefg"})
+    with pytest.raises(ArgumentError, match=r"the checkpoint has the key 0, a int; expected a state dict, whose keys"):
+        groupnorm.load_checkpoint_(model, {0: X})
     with pytest.raises(ArgumentError, match=r"4.bias is a list in the checkpoint; expected a tensor of shape \(4,\)"):
         groupnorm.load_checkpoint_(model, {**state, "4.bias": [0.0] * 4})
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter, OrderedDict
+from collections import OrderedDict
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from os import PathLike
@@ -11,15 +11,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
-from torch.nn.modules.conv import _ConvNd
 from torch.nn.parameter import is_lazy
 
+from groupnorm.conversion.keys import name_of, parent_of, remedy, renamed_keys, some
 from groupnorm.conversion.probe import known_facts
 from groupnorm.conversion.snapshot import Snapshot, allocate_, tensors_of
 from groupnorm.errors import ArgumentError, ConversionError, GroupNormError
-from groupnorm.nn.weight_standardization import is_standardized
-
-_ORIGINAL = "parametrizations.weight.original"
 
 
 @dataclass(frozen=True, repr=False)
@@ -78,11 +75,10 @@ def load_checkpoint_(model: nn.Module, checkpoint: Mapping[str, Any]) -> Loaded:
         >>> converted = groupnorm.convert(torchvision.models.resnet50(), "gn")
         >>> print(groupnorm.load_checkpoint_(converted, torch.load("resnet50-of-batch-norm.pt")))
     """
-    _check_state_dict(checkpoint)
+    own = _keys_for(model, checkpoint)
     modules = dict(model.named_modules(remove_duplicate=False))
     norms = {path for path, module in modules.items() if known_facts(module) is not None}
-    own = list(model.state_dict())
-    renamed = _renamed(checkpoint, own, modules)
+    renamed = renamed_keys(checkpoint, own, modules)
     mapped = OrderedDict((renamed.get(key, key), value) for key, value in checkpoint.items())
     _fill_ties(mapped, _tensors(model), own)
     mapped._metadata = _metadata(checkpoint, modules, norms)  # type: ignore[attr-defined]
@@ -98,22 +94,6 @@ def load_checkpoint_(model: nn.Module, checkpoint: Mapping[str, Any]) -> Loaded:
         if isinstance(error, GroupNormError) or not isinstance(error, Exception):
             raise
         raise _failure(model, mapped, error) from error
-    return found
-
-
-def _renamed(checkpoint: Mapping[str, Any], own: Collection[str], modules: Mapping[str, nn.Module]) -> dict[str, str]:
-    """The keys of the checkpoint that are those of weights which only one of both has standardised, and what they are.
-
-    Args:
-        checkpoint: the state dict to load.
-        own: keys of the model.
-        modules: of the model, by path.
-    """
-    known, found = set(own), {}
-    for key in checkpoint:
-        names = [name for name in (_standardized(key, modules), _plain(key, modules)) if name in known]
-        if key not in known and names and names[0] not in checkpoint:
-            found[key] = names[0]
     return found
 
 
@@ -153,7 +133,7 @@ def _allocate(model: nn.Module, checkpoint: Mapping[str, Any]) -> set[str]:
     return {path for path, module in model.named_modules(remove_duplicate=False) if module in on_meta}
 
 
-def _load(model: nn.Module, state: Mapping[str, Any], own: list[str]) -> tuple[set[str], set[str]]:
+def _load(model: nn.Module, state: Mapping[str, Any], own: Collection[str]) -> tuple[set[str], set[str]]:
     """Load a state dict, and return the keys that it lacks, and those that it has too many."""
     result = model.load_state_dict(state, strict=False)
     if result is None:  # an own load_state_dict of the model that returns nothing
@@ -188,18 +168,20 @@ def _check_keys(
     norms: Collection[str],
 ) -> None:
     """Raise where keys differ that are not of norms."""
-    unknown = [key for key in checkpoint if key in unexpected and _parent(key) not in norms]
-    lacking = [key for key in missing if _parent(key) not in norms or _name(key) in ("weight", "bias")]
-    lacking = [key for key in own if key in lacking] + sorted(set(lacking) - set(own))
+    unknown = [key for key in checkpoint if key in unexpected and parent_of(key) not in norms]
+    every = [*own, *sorted(set(missing) - set(own))]
+    lacking = [
+        key for key in every if key in missing and (parent_of(key) not in norms or name_of(key) in ("weight", "bias"))
+    ]
     if unknown or lacking:
         raise ConversionError(
-            f"the checkpoint has {_some(unknown)} that the model lacks, and lacks {_some(lacking)}; expected "
-            f"differences in norms alone: {_remedy(own, checkpoint)}"
+            f"the checkpoint has {some(unknown)} that the model lacks, and lacks {some(lacking)}; expected "
+            f"differences in norms alone: {remedy(own, checkpoint)}"
         )
 
 
 def _account(
-    own: list[str], mapped: Mapping[str, Any], missing: set[str], unexpected: set[str], renamed: dict[str, str]
+    own: Collection[str], mapped: Mapping[str, Any], missing: set[str], unexpected: set[str], renamed: dict[str, str]
 ) -> Loaded:
     """Which keys went where.
 
@@ -225,7 +207,7 @@ def _check_kept(model: nn.Module, kept: Collection[str], empty: Collection[str])
     """Raise where a key keeps a value that there is not: of a lazy module, or of one on meta."""
     tensors = _tensors(model)
     for key in kept:
-        if _parent(key) in empty or (key in tensors and is_lazy(tensors[key])):
+        if parent_of(key) in empty or (key in tensors and is_lazy(tensors[key])):
             raise ConversionError(
                 f"{key} has no value, neither in the model nor in the checkpoint; nothing is loaded; expected a model "
                 f"that is not on meta, and whose lazy modules have run once"
@@ -235,31 +217,37 @@ def _check_kept(model: nn.Module, kept: Collection[str], empty: Collection[str])
 _EXTRA = "_extra_state"
 
 
-def _check_state_dict(checkpoint: Any) -> None:
-    """Raise where a checkpoint is no state dict, or holds one."""
+def _keys_for(model: nn.Module, checkpoint: Any) -> dict[str, None]:
+    """The keys of the model, in their order; raises where a checkpoint is no state dict, or holds one."""
     if not isinstance(checkpoint, Mapping):
-        what, remedy = f"a {type(checkpoint).__name__}", "pass what state_dict() gave"
+        what, cure = f"a {type(checkpoint).__name__}", "pass what state_dict() gave"
         if isinstance(checkpoint, (str, PathLike)):
             what = f"the path {str(checkpoint)!r}"
-            remedy = "load it with torch.load, or safetensors.torch.load_file"
+            cure = "load it with torch.load, or safetensors.torch.load_file"
         elif isinstance(checkpoint, nn.Module):
-            remedy = "pass its state_dict()"
-        raise ArgumentError(f"checkpoint is {what}; expected a state dict: {remedy}")
-    if keys := state_dicts_in(checkpoint):
+            cure = "pass its state_dict()"
+        raise ArgumentError(f"checkpoint is {what}; expected a state dict: {cure}")
+    own = dict.fromkeys(model.state_dict())
+    if keys := state_dicts_in(checkpoint, own):
         raise ArgumentError(
             f"the checkpoint has a mapping with tensors under {keys[0]!r}; expected a state dict: pass "
             f"checkpoint[{keys[0]!r}], if that is the one of the model"
         )
+    if others := [key for key in checkpoint if not isinstance(key, str)]:
+        raise ArgumentError(
+            f"the checkpoint has the key {others[0]!r}, a {type(others[0]).__name__}; expected a state dict, whose "
+            f"keys are texts: pass what state_dict() gave"
+        )
+    return own
 
 
-def state_dicts_in(checkpoint: Mapping[str, Any]) -> list[str]:
-    """The keys under which a checkpoint holds mappings with tensors, in place of being a state dict."""
+def state_dicts_in(checkpoint: Mapping[str, Any], own: Collection[str]) -> list[str]:
+    """The keys, other than those of the model, under which a checkpoint holds mappings with tensors."""
+    mappings = {key: value for key, value in checkpoint.items() if key not in own and isinstance(value, Mapping)}
     return [
         key
-        for key, value in checkpoint.items()
-        if isinstance(value, Mapping)
-        and _name(key) != _EXTRA
-        and any(isinstance(item, Tensor) for item in value.values())
+        for key, value in mappings.items()
+        if not str(key).endswith(_EXTRA) and any(isinstance(item, Tensor) for item in value.values())
     ]
 
 
@@ -284,64 +272,3 @@ def _wrong(key: str, value: Any, own: Tensor) -> str:
             f"dequantize() of a quantised one, and load one on meta again"
         )
     return ""
-
-
-def _some(keys: list[str]) -> str:
-    """The first of these keys, and how many more there are."""
-    more = f" and {len(keys) - 5} more" if len(keys) > 5 else ""
-    return f"{keys[:5]}{more}" if keys else "nothing"
-
-
-def _remedy(own: Collection[str], checkpoint: Collection[str]) -> str:
-    """What to do about a checkpoint of other keys: most often all of one side begin with the same words."""
-    if words := _words_before(checkpoint, own):
-        others = "" if all(key.startswith(words) for key in checkpoint) else f" if key.startswith({words!r})"
-        return (
-            f"its keys begin with {words!r}, those of the model do not: pass "
-            f"{{key.removeprefix({words!r}): value for key, value in checkpoint.items(){others}}}"
-        )
-    if words := _words_before(own, checkpoint):
-        path = words[:-1]
-        part = f"model.{path}" if path.replace(".", "_").isidentifier() else f"model.get_submodule({path!r})"
-        return f"the keys of the model begin with {words!r}, those of the checkpoint do not: pass {part}"
-    return "load it with model.load_state_dict if it is of another network"
-
-
-def _words_before(longer: Collection[str], shorter: Collection[str]) -> str:
-    """The words, such as "module.", that one of two sets of keys has before those of the other; "" for none."""
-    ends, found = set(shorter), Counter({"": 0, ".": 0})
-    for key in longer:
-        parts = key.split(".")
-        rests = [".".join(parts[at:]) for at in range(len(parts))]
-        found.update(key.removesuffix(rest) for rest in rests if rest in ends)
-    (words, count), (_, next_count) = found.most_common(2)
-    return words if count > max(next_count, len(ends) // 2) else ""
-
-
-def _name(key: str) -> str:
-    """The name that a key has in its module, also under a parametrization."""
-    return key.removesuffix(".original").rpartition(".")[2]
-
-
-def _parent(key: str) -> str:
-    """Path of the module that a key belongs to, that of the norm for what a norm has under a parametrization."""
-    path, _, name = key.rpartition(".")
-    return path.partition(".parametrizations.")[0] if name == "original" else path
-
-
-def _standardized(key: str, modules: Mapping[str, nn.Module]) -> str:
-    """The key of a plain weight where the model standardises it, and does nothing else to it; "" elsewhere."""
-    path, _, name = key.rpartition(".")
-    layer = modules.get(path)
-    if name != "weight" or layer is None or not is_standardized(layer):
-        return ""
-    steps = layer.parametrizations["weight"]  # type: ignore[index]
-    return ".".join(filter(None, (path, _ORIGINAL))) if len(steps) == 1 else ""
-
-
-def _plain(key: str, modules: Mapping[str, nn.Module]) -> str:
-    """The key that a weight under a parametrization has without one; "" elsewhere than in layers with such weights."""
-    if not key.endswith(_ORIGINAL):
-        return ""
-    path = key.removesuffix(_ORIGINAL)
-    return f"{path}weight" if isinstance(modules.get(path.removesuffix(".")), (_ConvNd, nn.Linear)) else ""

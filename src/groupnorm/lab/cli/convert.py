@@ -151,7 +151,7 @@ def _input(shape: str) -> Tensor | None:
 def _load_into(network: nn.Module, path: Path) -> groupnorm.conversion.Loaded:
     """Load a file into a network."""
     state = _load(path)
-    if keys := state_dicts_in(state):
+    if keys := state_dicts_in(state, network.state_dict()):
         raise ArgumentError(
             f"--checkpoint {path} holds state dicts under {keys}; expected the one of the model alone: write it with "
             f"torch.save(torch.load({str(path)!r})[{keys[0]!r}], 'weights.pt')"
