@@ -440,3 +440,19 @@ def test_a_custom_loading_that_replaces_storages_is_taken_back():
     assert all(new is old for new, old in zip(model.parameters(), parameters, strict=True))
     assert model.state_dict().keys() == before.keys()
     assert all(torch.equal(before[key], value) for key, value in model.state_dict().items())
+
+
+def test_a_mapping_under_a_key_of_the_model_is_its_own():
+    class Table(nn.Module):
+        rows = None
+
+        def _save_to_state_dict(self, destination, prefix, keep_vars):
+            destination[f"{prefix}rows"] = {"a": torch.ones(2)}
+
+        def _load_from_state_dict(self, state_dict, prefix, *rest):
+            self.rows = state_dict[f"{prefix}rows"]
+
+    model = nn.Sequential(Table(), groupnorm.GroupNorm(2, 4))
+    found = groupnorm.load_checkpoint_(model, nn.Sequential(Table(), nn.BatchNorm2d(4)).state_dict())
+    assert torch.equal(model[0].rows["a"], torch.ones(2))
+    assert "0.rows" in found.loaded
