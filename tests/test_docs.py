@@ -13,6 +13,7 @@ from urllib.parse import unquote
 
 import pytest
 
+import groupnorm.errors
 from blocks import FENCE, ROOT, blocks, commands, languages, run_command, run_python
 from chromium import chromium
 from groupnorm.nn.catalog import catalog
@@ -21,6 +22,7 @@ README = ROOT / "README.md"
 DOCS = ROOT / "docs"
 PAGES = sorted(DOCS.rglob("*.md"))
 ROWS = catalog()
+ERRORS = groupnorm.errors.__name__
 LOADS = {"script": "src", "img": "src", "iframe": "src", "source": "src", "video": "src", "object": "data"}
 
 
@@ -112,6 +114,21 @@ def test_every_source_has_its_page_and_every_formula_is_converted(site, pages):
         text = re.sub(r"<(pre|code|script)\b.*?</\1>", "", path.read_text(), flags=re.S)
         assert not re.search(r"arithmatex|\$\$|:(class|func|math|meth):|\.\. math", text), path
     assert (site / "cards" / "gn.html").read_text().count("<math") > 10
+
+
+def test_the_api_page_has_what_users_call_and_nothing_private(site, pages):
+    found = pages[site / "api.html"].ids - {None}
+    errors = [kind.__name__ for kind in vars(groupnorm.errors).values() if getattr(kind, "__module__", "") == ERRORS]
+    named = [f"groupnorm.conversion.{name}" for name in ("recompute_statistics_", "load_checkpoint_", "plan")]
+    named += [
+        f"groupnorm.lab.{name}" for name in ("Comparison", "ConfigurationError", "RunFolderError", "load", "Result")
+    ]
+    named += [f"groupnorm.lab.Result.{name}" for name in ("table", "curves", "plot", "report")]
+    named += ["groupnorm.lab.compare.compare", "groupnorm.lab.statistics.differences"]
+    named += [f"{ERRORS}.{name}" for name in errors if name[0].isupper()]
+    assert set(named) <= found
+    assert not [name for name in found if name.startswith("groupnorm.") and "._" in name]
+    assert "groupnorm.errors.divisors" not in found
 
 
 def test_nothing_is_loaded_from_elsewhere(site, pages):

@@ -13,7 +13,7 @@ import groupnorm
 from groupnorm.ops.backends import COMPILED
 
 ROOT = Path(groupnorm.__file__).parent
-LAYERS = ["errors", "sets", "ops", "functional", "nn", "conversion", "lab"]
+LAYERS = ["errors", "tables", "sets", "ops", "functional", "nn", "conversion", "lab"]
 """Each may import itself and those before it."""
 HEAVY = {
     *("triton", "matplotlib", "torchvision", "timm"),

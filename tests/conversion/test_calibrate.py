@@ -515,3 +515,87 @@ def test_a_data_loader_is_gone_through_again_and_a_generator_is_held():
         assert torch.equal(new[1].weight, fitted[0][1].weight)
     with pytest.raises(ArgumentError, match="data has no batches"):
         groupnorm.calibrate_(fitted[0], model, iter(()))
+
+
+class Chooses(nn.Module):
+    """Calls its head, or gives it rows, as often as what it computed demands: more with a group norm."""
+
+    more = 1
+
+    def __init__(self, rows=False, norm_in_head=False):
+        super().__init__()
+        self.backbone = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8))
+        self.head = nn.BatchNorm1d(8) if norm_in_head else nn.Linear(8, 8)
+        self.rows = rows
+
+    def forward(self, images, targets=None):
+        assert isinstance(images, list), "expected a list of images"
+        x = self.backbone(torch.stack(images))
+        times = 2 + self.more * isinstance(self.backbone[1], nn.GroupNorm)
+        if self.rows:
+            return self.head(torch.cat([x.mean((2, 3))] * times))
+        x = x.mean((2, 3))
+        for _ in range(times):
+            x = self.head(x)
+        return x
+
+
+def lists(count=2):
+    return [([*images], None) for images in batches(count)]
+
+
+def one_argument(data):
+    return [((images,), targets) for images, targets in data]
+
+
+def test_a_linear_layer_that_is_called_more_often_is_fitted_to_the_calls_of_both():
+    model = randomised(Chooses()).eval()
+    new, as_often = groupnorm.convert(model, "gn:2"), groupnorm.convert(model, "gn:2")
+    as_often.more = 0
+    data = one_argument(lists())
+    groupnorm.calibrate_(new, model, data)
+    groupnorm.calibrate_(as_often, model, data)
+    assert torch.equal(new.head.weight, as_often.head.weight)
+    assert not torch.equal(new.head.weight, model.head.weight)
+
+
+@pytest.mark.parametrize("norm_in_head", [False, True])
+def test_a_layer_that_gets_other_inputs_in_both_is_told_and_nothing_is_changed(norm_in_head):
+    model = randomised(Chooses(True, norm_in_head)).eval()
+    new = groupnorm.convert(model, "gn:2")
+    before = copy.deepcopy(new.state_dict())
+    layer = "norm" if norm_in_head else "linear layer"
+    with pytest.raises(
+        ConversionError,
+        match=rf"{layer} 'head' gives \(18, 8\) in the converted .*\(12, 8\) in the original for batch 1.*backbone",
+    ):
+        groupnorm.calibrate_(new, model, one_argument(lists()))
+    assert all(torch.equal(before[key], v) for key, v in new.state_dict().items())
+    groupnorm.calibrate_(new.backbone, model.backbone, batches())
+
+
+def test_a_list_means_the_same_everywhere():
+    """Positional arguments; a list within another is one argument."""
+    model = randomised(Chooses()).eval()
+    new, images = groupnorm.convert(model, "gn:2"), list(batches(1)[0])
+    for run in (groupnorm.calibrate_, lambda *_: groupnorm.recompute_statistics_(model, [(images, None)])):
+        with pytest.raises(ConversionError, match=r"on batch 1 failed: .*within another it is one argument, as \(\[im"):
+            run(new, model, [(images, None)])
+    with pytest.raises(ConversionError, match=r"sample_input .*within another, as \[\[image\]\] for a detector"):
+        groupnorm.plan(model, "gn", sample_input=images)
+    assert groupnorm.plan(model, "gn", sample_input=[images]).of("replace")
+    assert groupnorm.recompute_statistics_(model, [([images], None)]) == ["backbone.1"]
+    plain_model, (a,) = plain(), batches(1)
+    assert groupnorm.plan(plain_model, "gn:2", sample_input=[a]) == groupnorm.plan(plain_model, "gn:2", sample_input=a)
+
+
+def test_layers_that_the_data_do_not_reach_are_left():
+    class Part(nn.Sequential):
+        def forward(self, x):
+            return self[0](x)
+
+    model = randomised(Part(nn.BatchNorm2d(3), nn.BatchNorm2d(3), nn.Linear(3, 3)))
+    result = groupnorm.calibrate_(groupnorm.convert(model, "gn:1"), model, batches())
+    assert result.unexplained.keys() == {"0"}
+    assert result.left.keys() == {"1", "2"}
+    assert all(reason.endswith("the data do not reach it") for reason in result.left.values())

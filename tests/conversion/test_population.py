@@ -158,3 +158,14 @@ def test_what_cannot_be():
         groupnorm.recompute_statistics_(network(), [])
     with pytest.raises(UnknownNameError, match="unknown estimator 'mean'; expected one of: pooled, average"):
         groupnorm.recompute_statistics_(network(), DATA, estimator="mean")
+
+
+def test_norms_that_the_data_do_not_reach_keep_theirs_and_are_not_returned():
+    class Part(nn.Sequential):
+        def forward(self, x):
+            return self[1](self[0](x))
+
+    model = Part(*network())
+    model[5].running_mean.fill_(3)
+    assert groupnorm.recompute_statistics_(model, DATA) == ["1"]
+    assert (model[5].running_mean == 3).all()

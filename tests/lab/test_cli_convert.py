@@ -1,8 +1,11 @@
 """``groupnorm convert``: plans and converted weights."""
 
+from pathlib import Path
+
 import pytest
 import torch
 import torchvision
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner
 
@@ -77,7 +80,17 @@ def test_weights_go_through(tmp_path):
         (["torchvision:resnet18", "--to", "ws+gn"], "--to ws+gn and no --input; expected the shape"),
         (["torchvision:resnet18", "--input", "1,3,a"], "--input '1,3,a'; expected a shape such as 1,3,224,224"),
         (["torchvision:resnet18", "--to", "in", "--input", "1,3,32,32"], "refused"),
-        (["torchvision:resnet18", "--out", "x.pt"], "expected a name that ends with .safetensors"),
+        (["torchvision:resnet18", "--out", "x.bin"], "expected a name that ends with .safetensors, or .pt"),
+        (["torchvision:resnet18", "--out", "/proc/x.safetensors"], "--out /proc/x.safetensors cannot be written: "),
+        (["torchvision:resnet18", "--out", "/proc/x.pt"], "--out /proc/x.pt cannot be written: "),
+        (
+            ["torchvision:resnet18", "--input", "1000000,3,100000,100000", "--plan"],
+            "has more numbers than the memory",
+        ),
+        (
+            ["torchvision:resnet18", "--input", "9999999999999999999,3", "--plan"],
+            "has more numbers than the memory",
+        ),
         (["torchvision:resnet18", "--input", "1,0,8,8"], "expected a shape such as 1,3,224,224"),
         (["torchvision:resnet18", "--input", "1,4,32,32"], "running sample_input through the model failed"),
         (["torchvision:resnet18", "--where", "layr1.*"], "did you mean 'layer1.*'"),
@@ -109,3 +122,87 @@ def test_weights_that_were_not_converted_are_not_written(tmp_path, options):
     assert found.exit_code == 2
     assert "fits no norm" in found.output or "0 of 20 norms become bn, 20 left alone" in found.output
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("name", ["x.safetensors", "x.pt"])
+def test_a_full_disk_ends_with_a_message_and_leaves_nothing(tmp_path, monkeypatch, name):
+    def full(model, path):
+        Path(path).write_bytes(b"half")
+        raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
+
+    def also_full(path, content):
+        path.touch()
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("groupnorm.lab.cli.convert.save_model", full)
+    monkeypatch.setattr("pathlib.Path.write_bytes", also_full) if name == "x.pt" else None
+    found = invoke("torchvision:resnet18", "--out", tmp_path / name)
+    assert found.exit_code == 2
+    assert "cannot be written: " in found.output
+    assert "No space left on device" in found.output
+    assert "expected a folder to write in, with space" in found.output
+    assert not list(tmp_path.iterdir())
+
+
+def test_state_that_is_no_tensor_goes_to_a_file_of_torch(tmp_path):
+    options = ("torchvision:resnet18", "--to", "cbn", "--input", "1,3,64,64", "--out")
+    found = invoke(*options, tmp_path / "x.safetensors")
+    assert found.exit_code == 2
+    assert "cannot hold bn1._extra_state, a dict, for safetensors has tensors alone" in found.output
+    assert f"use --out {tmp_path / 'x.pt'}" in found.output
+    assert invoke(*options, tmp_path / "x.pt").exit_code == 0
+    assert [path.name for path in tmp_path.iterdir()] == ["x.pt"]
+    images = torch.randn(1, 3, 64, 64)
+    model = groupnorm.convert(torchvision.models.resnet18(), "cbn", sample_input=images)
+    model.load_state_dict(torch.load(tmp_path / "x.pt"))
+    assert "load" in invoke("torchvision:resnet18", "--checkpoint", tmp_path / "x.pt").output
+
+
+def test_weights_without_a_checkpoint_are_said_to_be_random(tmp_path):
+    said = "The weights of torchvision:resnet18 are random: name trained ones with --checkpoint."
+    found = invoke("torchvision:resnet18", "--out", tmp_path / "x.safetensors")
+    assert said in found.stderr
+    assert said not in found.stdout
+    again = invoke("torchvision:resnet18", "--checkpoint", tmp_path / "x.safetensors", "--out", tmp_path / "y.pt")
+    assert said not in again.stderr
+    assert said not in invoke("torchvision:resnet18").stderr
+
+
+def test_a_detector_is_made_without_a_download(monkeypatch):
+    def load(*arguments, **options):
+        raise AssertionError("a download")
+
+    monkeypatch.setattr("torch.hub.load_state_dict_from_url", load)
+    monkeypatch.setattr("torchvision.models._api.load_state_dict_from_url", load)
+    found = invoke("torchvision:fcn_resnet50", "--to", "gn")
+    assert found.exit_code == 0, found.output
+
+
+def test_a_file_with_tied_weights_loads_again(tmp_path, monkeypatch):
+    (tmp_path / "tied_network.py").write_text(
+        "from torch import nn\n"
+        "def make():\n"
+        "    net = nn.Sequential(nn.Linear(8, 8), nn.BatchNorm1d(8), nn.Linear(8, 8))\n"
+        "    net[2].weight = net[0].weight\n"
+        "    return net\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    assert invoke("tied_network:make", "--out", tmp_path / "x.safetensors").exit_code == 0
+    assert len(load_file(tmp_path / "x.safetensors")) == 5
+    found = invoke("tied_network:make", "--checkpoint", tmp_path / "x.safetensors")
+    assert found.exit_code == 0
+    assert "6 keys loaded" in found.output
+
+
+def test_a_checkpoint_that_holds_state_dicts_is_told_with_a_remedy_for_the_file(tmp_path):
+    state = torchvision.models.resnet18().state_dict()
+    torch.save({"epoch": 3, "state_dict": state}, tmp_path / "x.pt")
+    found = invoke("torchvision:resnet18", "--checkpoint", tmp_path / "x.pt")
+    assert found.exit_code == 2
+    assert "holds state dicts under ['state_dict']; expected the one of the model alone" in found.output
+    assert "torch.save(torch.load(" in found.output
+    torch.save({f"module.{key}": value for key, value in state.items()}, tmp_path / "y.pt")
+    found = invoke("torchvision:resnet18", "--checkpoint", tmp_path / "y.pt")
+    assert found.exit_code == 2
+    assert f"--checkpoint {tmp_path / 'y.pt'}: the checkpoint has" in found.output
+    assert "write it with torch.save)" in found.output

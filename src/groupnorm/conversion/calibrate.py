@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from groupnorm.conversion.fitting import Fitting, Targets, check_finite, reason_not_seen
+from groupnorm.conversion.fitting import Fitting, Targets, check_finite, check_same, reason_not_seen
 from groupnorm.conversion.least_squares import ChannelFit, LinearFit
 from groupnorm.conversion.population import BATCH_NORMS
 from groupnorm.conversion.probe import (
@@ -18,13 +18,14 @@ from groupnorm.conversion.probe import (
     device_of,
     evaluating,
     first_tensor,
-    inputs_of,
-    run,
+    run_batch,
 )
 from groupnorm.conversion.rules import Facts, facts
 from groupnorm.errors import ArgumentError, ConversionError
 from groupnorm.nn.base import SampleNorm
 from groupnorm.nn.group_norm import GroupNorm
+
+_NOT_REACHED = "no call of it in one network has a call in the other: the data do not reach it"
 
 RIDGE = 1e-3
 """Pull of a linear layer to its weights, relative to the mean square of its inputs."""
@@ -79,8 +80,9 @@ def calibrate_(
             response norms.
         original: the model it came from.
         data: batches of inputs, or of tuples or lists that begin with the inputs, as a data loader gives; a few hundred
-            images are enough. Inputs that are a tuple or list are positional arguments of the model; a mapping is its
-            keyword arguments, and goes to the model whole, with the labels that may be in it. They are used ``passes``
+            images are enough. Inputs that are a tuple or list are positional arguments of the model, and one within
+            another is one argument: ``([image], targets)``. A mapping is its keyword arguments, and goes to the model
+            whole, with the labels that may be in it. They are used ``passes``
             times and once more for the linear layers: a data loader or a list is gone through as often, a generator is
             held in memory.
         passes: over the data for the norms. Default: 2.
@@ -93,7 +95,8 @@ def calibrate_(
     Raises:
         ArgumentError: no data, one batch in place of batches, values that are not finite, ``passes`` below 1, or models
             on two devices.
-        ConversionError: the models have no norms at the same paths that differ.
+        ConversionError: the models have no norms at the same paths that differ, cannot run a batch, or choose what a
+            layer gets by what they compute, as detectors do with proposals: calibrate the backbone alone there.
 
     Example::
 
@@ -122,20 +125,22 @@ def calibrate_(
                     fit.turn()
                 for number, batch in enumerate(batches, start=1):
                     with Targets(olds) as targets:
-                        run(original, inputs_of(batch, original))
+                        run_batch(original, batch, number, "the original")
                     with Fitting(news, targets, fits, number, number / len(batches)):
-                        run(converted, inputs_of(batch, converted))
+                        run_batch(converted, batch, number, "the converted model")
                     progress(done := done + 1)
             if linears:
                 changes = {path: LinearFit(new.weight, new.bias, RIDGE) for path, (new, _) in linears.items()}
                 for number, batch in enumerate(batches, start=1):
-                    _count(changes, linears, converted, original, inputs_of(batch, converted), number)
+                    _count(changes, linears, converted, original, batch, number)
                     progress(done := done + 1)
                 for change in changes.values():
                     change.apply()
+                result.left.update((path, _NOT_REACHED) for path, change in changes.items() if not change.counted)
     except BaseException:
         result.undo()
         raise
+    result.left.update((path, _NOT_REACHED) for path in news if path not in fits)
     result.unexplained = {name: fit.unexplained() for name, fit in fits.items()}
     return result
 
@@ -264,17 +269,22 @@ def _count(
     linears: dict[str, tuple[nn.Linear, nn.Linear]],
     converted: nn.Module,
     original: nn.Module,
-    inputs: Any,
-    batch: int,
+    batch: Any,
+    number: int,
 ) -> None:
-    """Let the fits of linear layers count a batch."""
+    """Let the fits of linear layers count a batch, the ``number``-th.
+
+    Calls of a layer are matched in their order; those that only one of both networks makes do not count.
+    """
     outputs: dict[str, list[Tensor]] = {path: [] for path in linears}
 
     def add(path: str, x: Tensor | None, y: Tensor) -> None:
         assert x is not None
-        target = outputs[path].pop(0)
-        check_finite(f"linear layer {path!r}", batch, x, y, target)
-        fits[path].add(x, y, target)
+        if outputs[path]:
+            target = outputs[path].pop(0)
+            check_same(f"linear layer {path!r}", number, y, target)
+            check_finite(f"linear layer {path!r}", number, x, y, target)
+            fits[path].add(x, y, target)
 
     hooks = [
         old.register_forward_hook(lambda layer, x, y, path=path: outputs[path].append(y.clone()))
@@ -287,8 +297,8 @@ def _count(
         for path, (new, _) in linears.items()
     ]
     try:
-        run(original, inputs)
-        run(converted, inputs)
+        run_batch(original, batch, number, "the original")
+        run_batch(converted, batch, number, "the converted model")
     finally:
         for hook in hooks:
             hook.remove()

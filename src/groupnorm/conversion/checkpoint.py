@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from os import PathLike
@@ -9,24 +10,25 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.conv import _ConvNd
+from torch.nn.modules.batchnorm import _NormBase
+from torch.nn.parameter import is_lazy
 
+from groupnorm.conversion.keys import name_of, parent_of, remedy, renamed_keys, some
 from groupnorm.conversion.probe import known_facts
-from groupnorm.errors import ArgumentError, ConversionError
-from groupnorm.nn.weight_standardization import is_standardized
-
-_ORIGINAL = "parametrizations.weight.original"
+from groupnorm.conversion.snapshot import Snapshot, allocate_, tensors_of
+from groupnorm.errors import ArgumentError, ConversionError, GroupNormError
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Loaded:
     """Which keys of a checkpoint went where.
 
     Attributes:
-        loaded: keys of the model that got a value.
+        loaded: keys of the model that got a value of the checkpoint, also where a hook of the model renamed it.
         renamed: key of the checkpoint -> key of the model, where they differ: standardised weights.
-        dropped: keys of the checkpoint that only its norms have, such as running statistics.
-        kept: keys of the model that only its norms have; they keep their values.
+        dropped: keys of the checkpoint that only its norms have, such as running statistics, or that a module discards.
+        kept: keys of the model that only its norms have, or that a module fills in itself where a checkpoint lacks
+            them. They keep their values, or what that module sets them to.
     """
 
     loaded: tuple[str, ...]
@@ -40,6 +42,9 @@ class Loaded:
             parts += [f"{len(keys)} {name}: {', '.join(keys[:3])}{', ...' if len(keys) > 3 else ''}"] if keys else []
         return "; ".join(parts)
 
+    def __repr__(self) -> str:
+        return str(self)
+
 
 def load_checkpoint_(model: nn.Module, checkpoint: Mapping[str, Any]) -> Loaded:
     """Load a state dict that was saved before, or after, the norms of ``model`` were converted.
@@ -49,6 +54,10 @@ def load_checkpoint_(model: nn.Module, checkpoint: Mapping[str, Any]) -> Loaded:
     parametrizations are: in a model without one, the weight under a parametrization of a convolution or linear layer is
     taken for one that was standardised, and ``renamed`` names it.
 
+    The keys are mapped, and ``model.load_state_dict`` loads them, with the hooks and the loading of each module. Until
+    that succeeds, a copy of the parameters and buffers is kept. What is on meta gets memory, on the device of the rest
+    of the model, or of the checkpoint; optimizers are made after that.
+
     Args:
         model: the network; in place.
         checkpoint: a state dict of the same network with other norms.
@@ -57,137 +66,209 @@ def load_checkpoint_(model: nn.Module, checkpoint: Mapping[str, Any]) -> Loaded:
         Which keys went where.
 
     Raises:
-        ConversionError: other keys differ; nothing is loaded.
-        ArgumentError: a value has another shape, or ``checkpoint`` is no state dict; nothing is loaded.
+        ConversionError: other keys differ, or the loading of a module fails; nothing is loaded.
+        ArgumentError: a value has another shape, or cannot be copied, or ``checkpoint`` is no state dict; nothing is
+            loaded.
 
     Example::
 
         >>> converted = groupnorm.convert(torchvision.models.resnet50(), "gn")
         >>> print(groupnorm.load_checkpoint_(converted, torch.load("resnet50-of-batch-norm.pt")))
     """
-    _check_state_dict(checkpoint)
-    own = model.state_dict()
+    own = _keys_for(model, checkpoint)
     modules = dict(model.named_modules(remove_duplicate=False))
     norms = {path for path, module in modules.items() if known_facts(module) is not None}
-    renamed: dict[str, str] = {}
-    found: dict[str, Any] = {}
-    dropped, unknown = [], []
-    for key, value in checkpoint.items():
-        names = [name for name in (key, _standardized(key, modules), _plain(key, modules)) if name in own]
-        if names:
-            found[names[0]] = value
-            if names[0] != key:
-                renamed[key] = names[0]
-        elif _parent(key) in norms:
-            dropped.append(key)
-        else:
-            unknown.append(key)
-    left = [key for key in own if key not in found]
-    kept = [key for key in left if _parent(key) in norms and _name(key) not in ("weight", "bias")]
-    missing = [key for key in left if key not in kept]
-    if unknown or missing:
+    renamed = renamed_keys(checkpoint, own, modules)
+    mapped = OrderedDict((renamed.get(key, key), value) for key, value in checkpoint.items())
+    _fill_ties(mapped, _tensors(model), own)
+    mapped._metadata = _metadata(checkpoint, modules, norms)  # type: ignore[attr-defined]
+    before = Snapshot(model)
+    try:
+        empty = _allocate(model, checkpoint)
+        missing, unexpected = _load(model, mapped, own)
+        _check_keys(own, checkpoint, missing, unexpected, norms)
+        found = _account(own, mapped, missing, unexpected, renamed)
+        _check_kept(model, found.kept, empty)
+    except BaseException as error:
+        before.restore()
+        if isinstance(error, GroupNormError) or not isinstance(error, Exception):
+            raise
+        raise _failure(model, mapped, error) from error
+    return found
+
+
+def _fill_ties(state: dict[str, Any], tensors: Mapping[str, Tensor], own: Collection[str]) -> None:
+    """Give each key of a tensor of the model the value that another key of it has: safetensors keeps one of them."""
+    values = {id(tensor): state[key] for key, tensor in tensors.items() if key in state}
+    for key in own:
+        if key not in state and id(tensors.get(key)) in values:
+            state[key] = values[id(tensors[key])]
+
+
+def _metadata(
+    checkpoint: Mapping[str, Any], modules: Mapping[str, nn.Module], norms: Collection[str]
+) -> dict[str, dict[str, Any]]:
+    """The versions in the checkpoint, but for batch norms: one of another norm would be taken for an old batch norm."""
+    found = {path: dict(facts) for path, facts in getattr(checkpoint, "_metadata", {}).items()}
+    for path in norms:
+        if isinstance(modules[path], _NormBase) and modules[path]._version == _NormBase._version:
+            found[path] = {**found.get(path, {}), "version": _NormBase._version}
+    return found
+
+
+def _allocate(model: nn.Module, checkpoint: Mapping[str, Any]) -> set[str]:
+    """Give memory to what is on meta, and return the paths of the modules that nothing but the checkpoint can fill."""
+    on_meta = {module for module, _, tensor in tensors_of(model) if tensor.is_meta}
+    if not on_meta:
+        return set()
+    tensors = [tensor for _, _, tensor in tensors_of(model)] + list(checkpoint.values())
+    devices = [tensor.device for tensor in tensors if isinstance(tensor, Tensor) and not tensor.is_meta]
+    whole = on_meta - {module for module, _, tensor in tensors_of(model) if not tensor.is_meta}
+    allocate_(model, devices[0] if devices else torch.device("cpu"))
+    for module in list(on_meta & whole):
+        reset = getattr(module, "reset_parameters", None)
+        if known_facts(module) is not None and reset is not None:
+            reset()
+            on_meta.remove(module)
+    return {path for path, module in model.named_modules(remove_duplicate=False) if module in on_meta}
+
+
+def _load(model: nn.Module, state: Mapping[str, Any], own: Collection[str]) -> tuple[set[str], set[str]]:
+    """Load a state dict, and return the keys that it lacks, and those that it has too many."""
+    result = model.load_state_dict(state, strict=False)
+    if result is None:  # an own load_state_dict of the model that returns nothing
+        return set(own) - set(state), set(state) - set(own)
+    return set(result.missing_keys), set(result.unexpected_keys)
+
+
+def _failure(model: nn.Module, state: Mapping[str, Any], error: Exception) -> GroupNormError:
+    """Why a state dict could not be loaded into a model, which is as it was before."""
+    for key, own in _tensors(model).items():
+        if key in state and not is_lazy(own) and (wrong := _wrong(key, state[key], own)):
+            return ArgumentError(wrong)
+    return ConversionError(
+        f"loading the checkpoint failed: {type(error).__name__}: {error}; nothing is loaded; expected a state "
+        f"dict that model.load_state_dict takes, but for the norms"
+    )
+
+
+def _tensors(model: nn.Module) -> dict[str, Tensor]:
+    """The parameters and buffers of a model by key, those in several places by each."""
+    return {
+        **dict(model.named_parameters(remove_duplicate=False)),
+        **dict(model.named_buffers(remove_duplicate=False)),
+    }
+
+
+def _check_keys(
+    own: Collection[str],
+    checkpoint: Mapping[str, Any],
+    missing: Collection[str],
+    unexpected: Collection[str],
+    norms: Collection[str],
+) -> None:
+    """Raise where keys differ that are not of norms."""
+    unknown = [key for key in checkpoint if key in unexpected and parent_of(key) not in norms]
+    every = [*own, *sorted(set(missing) - set(own))]
+    lacking = [
+        key for key in every if key in missing and (parent_of(key) not in norms or name_of(key) in ("weight", "bias"))
+    ]
+    if unknown or lacking:
         raise ConversionError(
-            f"the checkpoint has {_some(unknown)} that the model lacks, and lacks {_some(missing)}; expected "
-            f"differences in norms alone: {_remedy(own, checkpoint)}"
+            f"the checkpoint has {some(unknown)} that the model lacks, and lacks {some(lacking)}; expected "
+            f"differences in norms alone: {remedy(own, checkpoint)}"
         )
-    for key, value in found.items():
-        if _name(key) != _EXTRA:
-            _check_value(key, value, own[key])
-    for key, value in found.items():
-        if _name(key) == _EXTRA:  # made by the module, of any type, so that there is no tensor to copy to
-            modules[_parent(key)].set_extra_state(value)
-    with torch.no_grad():
-        for key, value in found.items():
-            if _name(key) != _EXTRA:
-                own[key].copy_(value)
-    return Loaded(tuple(found), renamed, tuple(dropped), tuple(kept))
+
+
+def _account(
+    own: Collection[str], mapped: Mapping[str, Any], missing: set[str], unexpected: set[str], renamed: dict[str, str]
+) -> Loaded:
+    """Which keys went where.
+
+    Keys that the model lacks and its modules took were renamed by them where other keys got values from nowhere;
+    otherwise they were dropped.
+    """
+    refused = missing | unexpected
+    loaded = [key for key in mapped if key in own and key not in refused]
+    taken = [key for key in mapped if key not in own and key not in refused]
+    given = [key for key in own if key not in mapped and key not in refused]
+    by_modules = bool(taken) and bool(given)
+    loaded += given if by_modules else []
+    done = {*loaded, *(taken if by_modules else [])}
+    return Loaded(
+        tuple(loaded),
+        renamed,
+        tuple(key for key in mapped if key not in done),
+        tuple(key for key in own if key not in done),
+    )
+
+
+def _check_kept(model: nn.Module, kept: Collection[str], empty: Collection[str]) -> None:
+    """Raise where a key keeps a value that there is not: of a lazy module, or of one on meta."""
+    tensors = _tensors(model)
+    for key in kept:
+        if parent_of(key) in empty or (key in tensors and is_lazy(tensors[key])):
+            raise ConversionError(
+                f"{key} has no value, neither in the model nor in the checkpoint; nothing is loaded; expected a model "
+                f"that is not on meta, and whose lazy modules have run once"
+            )
 
 
 _EXTRA = "_extra_state"
 
 
-def _check_state_dict(checkpoint: Any) -> None:
-    """Raise where a checkpoint is no state dict, or holds one."""
+def _keys_for(model: nn.Module, checkpoint: Any) -> dict[str, None]:
+    """The keys of the model, in their order; raises where a checkpoint is no state dict, or holds one."""
     if not isinstance(checkpoint, Mapping):
-        what, remedy = f"a {type(checkpoint).__name__}", "pass what state_dict() gave"
+        what, cure = f"a {type(checkpoint).__name__}", "pass what state_dict() gave"
         if isinstance(checkpoint, (str, PathLike)):
             what = f"the path {str(checkpoint)!r}"
-            remedy = "load it with torch.load, or safetensors.torch.load_file"
+            cure = "load it with torch.load, or safetensors.torch.load_file"
         elif isinstance(checkpoint, nn.Module):
-            remedy = "pass its state_dict()"
-        raise ArgumentError(f"checkpoint is {what}; expected a state dict: {remedy}")
-    for key, value in checkpoint.items():
-        holds = isinstance(value, Mapping) and any(isinstance(item, Tensor) for item in value.values())
-        if holds and _name(key) != _EXTRA:
-            raise ArgumentError(
-                f"the checkpoint has a mapping with tensors under {key!r}; expected a state dict: pass "
-                f"checkpoint[{key!r}], if that is the one of the model"
-            )
-
-
-def _check_value(key: str, value: Any, own: Tensor) -> None:
-    if not isinstance(value, Tensor):
+            cure = "pass its state_dict()"
+        raise ArgumentError(f"checkpoint is {what}; expected a state dict: {cure}")
+    own = dict.fromkeys(model.state_dict())
+    if keys := state_dicts_in(checkpoint, own):
         raise ArgumentError(
+            f"the checkpoint has a mapping with tensors under {keys[0]!r}; expected a state dict: pass "
+            f"checkpoint[{keys[0]!r}], if that is the one of the model"
+        )
+    if others := [key for key in checkpoint if not isinstance(key, str)]:
+        raise ArgumentError(
+            f"the checkpoint has the key {others[0]!r}, a {type(others[0]).__name__}; expected a state dict, whose "
+            f"keys are texts: pass what state_dict() gave"
+        )
+    return own
+
+
+def state_dicts_in(checkpoint: Mapping[str, Any], own: Collection[str]) -> list[str]:
+    """The keys, other than those of the model, under which a checkpoint holds mappings with tensors."""
+    mappings = {key: value for key, value in checkpoint.items() if key not in own and isinstance(value, Mapping)}
+    return [
+        key
+        for key, value in mappings.items()
+        if not str(key).endswith(_EXTRA) and any(isinstance(item, Tensor) for item in value.values())
+    ]
+
+
+def _wrong(key: str, value: Any, own: Tensor) -> str:
+    """Why a value cannot be copied to the tensor of the model; "" where it can."""
+    if not isinstance(value, Tensor):
+        return (
             f"{key} is a {type(value).__name__} in the checkpoint; expected a tensor of shape {tuple(own.shape)}: pass "
             f"what state_dict() gave"
         )
     if own.shape != value.shape:
-        raise ArgumentError(
+        return (
             f"{key} has shape {tuple(value.shape)} in the checkpoint; expected {tuple(own.shape)}: use the checkpoint "
             f"of a network of this size"
         )
-
-
-def _some(keys: list[str]) -> str:
-    """The first of these keys, and how many more there are."""
-    more = f" and {len(keys) - 5} more" if len(keys) > 5 else ""
-    return f"{keys[:5]}{more}" if keys else "nothing"
-
-
-def _remedy(own: Collection[str], checkpoint: Collection[str]) -> str:
-    """What to do about a checkpoint of other keys: most often all of one side begin with the same word."""
-    if word := _word_before(checkpoint, own):
+    try:
+        torch.empty_like(own, device="cpu" if own.is_meta else None).copy_(value)
+    except Exception as error:  # each kind of tensor has errors of its own
         return (
-            f"its keys begin with {word!r}, those of the model do not: pass "
-            f"{{key.removeprefix({word!r}): value for key, value in checkpoint.items()}}"
+            f"{key} cannot be copied from the checkpoint, where it is {value.layout}, {value.dtype}, on {value.device} "
+            f"({type(error).__name__}); expected a dense tensor with values: use to_dense() of a sparse one, "
+            f"dequantize() of a quantised one, and load one on meta again"
         )
-    if word := _word_before(own, checkpoint):
-        return f"the keys of the model begin with {word!r}, those of the checkpoint do not: pass model.{word[:-1]}"
-    return "load it with model.load_state_dict if it is of another network"
-
-
-def _word_before(longer: Collection[str], shorter: Collection[str]) -> str:
-    """The word, such as "module.", that only one of two sets of keys has before each key; "" for none."""
-    words = {key.partition(".")[0] + "." for key in longer}
-    word = words.pop() if len(words) == 1 else ""
-    shared = bool(set(longer) & set(shorter))
-    return word if not shared and {key.removeprefix(word) for key in longer} & set(shorter) else ""
-
-
-def _name(key: str) -> str:
-    """The name that a key has in its module, also under a parametrization."""
-    return key.removesuffix(".original").rpartition(".")[2]
-
-
-def _parent(key: str) -> str:
-    """Path of the module that a key belongs to, that of the norm for what a norm has under a parametrization."""
-    path, _, name = key.rpartition(".")
-    return path.partition(".parametrizations.")[0] if name == "original" else path
-
-
-def _standardized(key: str, modules: Mapping[str, nn.Module]) -> str:
-    """The key of a plain weight where the model standardises it, and does nothing else to it; "" elsewhere."""
-    path, _, name = key.rpartition(".")
-    layer = modules.get(path)
-    if name != "weight" or layer is None or not is_standardized(layer):
-        return ""
-    steps = layer.parametrizations["weight"]  # type: ignore[index]
-    return ".".join(filter(None, (path, _ORIGINAL))) if len(steps) == 1 else ""
-
-
-def _plain(key: str, modules: Mapping[str, nn.Module]) -> str:
-    """The key that a weight under a parametrization has without one; "" elsewhere than in layers with such weights."""
-    if not key.endswith(_ORIGINAL):
-        return ""
-    path = key.removesuffix(_ORIGINAL)
-    return f"{path}weight" if isinstance(modules.get(path.removesuffix(".")), (_ConvNd, nn.Linear)) else ""
+    return ""

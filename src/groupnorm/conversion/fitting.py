@@ -13,7 +13,7 @@ from groupnorm.conversion.least_squares import ChannelFit
 from groupnorm.conversion.probe import first_tensor, known_facts
 from groupnorm.conversion.rules import Facts
 from groupnorm.conversion.watch import Call, Watch
-from groupnorm.errors import ArgumentError
+from groupnorm.errors import ArgumentError, ConversionError
 from groupnorm.functional import group_norm
 from groupnorm.nn.base import SampleNorm, upcast
 from groupnorm.nn.group_norm import GroupNorm
@@ -81,6 +81,7 @@ class Fitting(Watch):
         wanted = self.targets.sums.get(call.key)
         if wanted is None:
             return None
+        check_same(f"norm {call.path!r}", self.batch, other, wanted)
         return self._fit(f"{call.path} in a sum", call, wanted - other) + other
 
     def _fit(self, name: str, call: Call, target: Tensor | None) -> Tensor:
@@ -88,6 +89,7 @@ class Fitting(Watch):
         assert isinstance(weight, Tensor) and isinstance(bias, Tensor)  # noqa: PT018
         if target is None:
             return call.y
+        check_same(f"norm {call.path!r}", self.batch, call.y, target)
         if name not in self.fits:
             self.fits[name] = ChannelFit(len(weight), weight.device)
         self.fits[name].add(_normalized(call.norm, call.x), target)
@@ -97,6 +99,16 @@ class Fitting(Watch):
         bias.copy_(shift)
         y: Tensor = type(call.norm).forward(call.norm, call.x)
         return y
+
+
+def check_same(layer: str, batch: int, mine: Tensor, theirs: Tensor) -> None:
+    """Raise where a layer gives other shapes in the two networks."""
+    if mine.shape != theirs.shape:
+        raise ConversionError(
+            f"{layer} gives {tuple(mine.shape)} in the converted model and {tuple(theirs.shape)} in the original for "
+            f"batch {batch}; expected the same inputs in both: the network chooses what it gets, as a detector chooses "
+            f"proposals: calibrate the part before it alone, calibrate_(converted.backbone, original.backbone, images)"
+        )
 
 
 def check_finite(layer: str, batch: int, *values: Tensor) -> None:

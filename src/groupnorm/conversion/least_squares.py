@@ -62,11 +62,13 @@ class LinearFit:
     def __init__(self, weight: Tensor, bias: Tensor | None, ridge: float) -> None:
         self.weight, self.bias, self.ridge = weight, bias, ridge
         size = weight.shape[1] + (bias is not None)
+        self.counted = False
         self._gram = torch.zeros(size, size, dtype=torch.float64, device=weight.device)
         self._cross = torch.zeros(size, len(weight), dtype=torch.float64, device=weight.device)
 
     def add(self, x: Tensor, y: Tensor, t: Tensor) -> None:
         """Count inputs ``[*, K]``, the outputs of the layer as it is, and those it should have, ``[*, D]``."""
+        self.counted = True
         x = x.double().flatten(0, -2)
         if self.bias is not None:
             x = torch.cat([x, torch.ones_like(x[:, :1])], 1)

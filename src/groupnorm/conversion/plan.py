@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Literal
 
 from groupnorm.errors import ArgumentError
+from groupnorm.tables import html_table
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -55,7 +56,7 @@ class Row:
         return f"{'ws+' if self.standardized else ''}{self.new}{number}"
 
 
-@dataclass
+@dataclass(repr=False)
 class Plan:
     """The rows of a conversion, one for each norm of the model in the order of its modules.
 
@@ -152,6 +153,12 @@ class Plan:
         widths = [max(len(row[column]) for row in rows) for column in range(3)]
         lines = ["  ".join((*(t.ljust(w) for t, w in zip(row, widths, strict=False)), row[3])).rstrip() for row in rows]
         return "\n".join([self.summary, "", *lines])
+
+    def __repr__(self) -> str:
+        return str(self)
+
+    def _repr_html_(self) -> str:
+        return html_table(self.summary, ("path", "norm", "becomes", "remark"), self.cells())
 
     def __rich__(self) -> Table:
         from rich import box

@@ -36,8 +36,8 @@ def plan(
             gives the next smaller one that does, and the plan says so. Default: the number in ``to``, else "auto".
         where: which norms: a glob over paths, a compiled regular expression that is searched for in them, a class, a
             function of path and module, or a collection of these of which one holds. Default: all.
-        sample_input: an input of the model (a tensor, a tuple of arguments, a mapping of keyword arguments). It is
-            run once in evaluation mode, so that groups of one element are seen, and the layers before the norms, which
+        sample_input: an input of the model: a tensor, a tuple or list of arguments, or keyword arguments. It is run
+            once in evaluation mode, so that groups of one element are seen, and the layers before the norms, which
             "ws+..." and "cbn" need.
 
     Returns:
@@ -98,7 +98,8 @@ def look(model: nn.Module, norms: Iterable[nn.Module], sample_input: Any) -> dic
     except Exception as error:
         raise ConversionError(
             f"running sample_input through the model failed: {type(error).__name__}: {error}; expected an input that "
-            f"it takes in evaluation mode: a tensor, a tuple of arguments or a mapping of keyword arguments"
+            f"it takes in evaluation mode: a tensor, a tuple or list of arguments, or a mapping of keyword arguments; "
+            f"a list that is one argument is within another, as [[image]] for a detector"
         ) from error
 
 

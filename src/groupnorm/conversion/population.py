@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from groupnorm.conversion.probe import check_batches, evaluating, first_tensor, inputs_of, known_facts, run
+from groupnorm.conversion.probe import check_batches, evaluating, first_tensor, known_facts, run_batch
 from groupnorm.conversion.rules import Facts
 from groupnorm.errors import ArgumentError, ConversionError, SingleElementError, UnknownNameError
 
@@ -45,11 +45,11 @@ def recompute_statistics_(
         progress: called after each batch with the number of batches done.
 
     Returns:
-        Paths of the norms.
+        Paths of the norms that the data reached; the others keep their statistics.
 
     Raises:
         ArgumentError: no data, one batch in place of batches, values that are not finite, or an unknown estimator.
-        ConversionError: the model has no such batch norm.
+        ConversionError: the model has no such batch norm, or cannot run a batch.
         SingleElementError: a batch has one element for each channel of a norm.
 
     Source: Wu & Johnson 2021 (arXiv:2105.07576), section 3.1.
@@ -78,17 +78,17 @@ def recompute_statistics_(
     try:
         with torch.no_grad(), evaluating(model):
             for batch in data:
-                run(model, inputs_of(batch, model))
+                run_batch(model, batch, done + 1)
                 progress(done := done + 1)
     finally:
         for hook in hooks:
             hook.remove()
     if not done:
         raise ArgumentError("data has no batches; expected some inputs of the model, a few thousand images")
-    for path, (norm, _) in norms.items():
-        if sums[path][0, 0] > 0:
-            _write(norm, sums[path], estimator, done)
-    return list(norms)
+    reached = [path for path in norms if sums[path][0, 0] > 0]
+    for path in reached:
+        _write(norms[path][0], sums[path], estimator, done)
+    return reached
 
 
 def _norms(model: nn.Module) -> dict[str, tuple[nn.Module, Facts]]:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from groupnorm.conversion.rules import Facts, facts
-from groupnorm.errors import ArgumentError
+from groupnorm.errors import ArgumentError, ConversionError, GroupNormError
 from groupnorm.nn.wiring import layers_before
 
 
@@ -36,8 +36,8 @@ def probe(model: nn.Module, norms: Iterable[nn.Module], sample_input: Any) -> di
     Args:
         model: the network.
         norms: which modules to look at.
-        sample_input: its input: a tensor, a tuple of positional arguments or a mapping of keyword arguments; None: do
-            not run it.
+        sample_input: its input: a tensor, a tuple or list of positional arguments or a mapping of keyword arguments;
+            None: do not run it.
     """
     seen = {norm: Seen() for norm in norms}
     if sample_input is None or not seen:
@@ -64,10 +64,25 @@ def probe(model: nn.Module, norms: Iterable[nn.Module], sample_input: Any) -> di
 
 
 def run(model: nn.Module, inputs: Any) -> Any:
-    """Call ``model`` with a tensor, a tuple of positional arguments or a mapping of keyword arguments."""
+    """Call ``model`` with a tensor, a tuple or list of positional arguments or a mapping of keyword arguments."""
     if isinstance(inputs, Mapping):
         return model(**inputs)
-    return model(*inputs) if isinstance(inputs, tuple) else model(inputs)
+    return model(*inputs) if isinstance(inputs, (tuple, list)) else model(inputs)
+
+
+def run_batch(model: nn.Module, batch: Any, number: int, name: str = "the model") -> None:
+    """Run ``model`` on the inputs of a batch, the ``number``-th; an error of the model says on which."""
+    inputs = inputs_of(batch, model)
+    try:
+        run(model, inputs)
+    except GroupNormError:
+        raise
+    except Exception as error:  # a model may raise anything
+        raise ConversionError(
+            f"running {name} on batch {number} failed: {type(error).__name__}: {error}; expected inputs that it takes "
+            f"in evaluation mode: a tuple or list is its positional arguments, and within another it is one argument, "
+            f"as ([image], targets) for a detector"
+        ) from error
 
 
 def first_tensor(inputs: tuple[Any, ...], options: Mapping[str, Any]) -> Tensor | None:
@@ -103,9 +118,8 @@ def inputs_of(batch: Any, model: nn.Module) -> Any:
         if not batch:
             raise ArgumentError(f"a batch is {batch!r}; expected inputs, or a tuple that begins with them")
         batch = batch[0]
-    inputs = tuple(batch) if isinstance(batch, list) else batch
     device = device_of(model)
-    return inputs if device is None else _moved(inputs, device)
+    return batch if device is None else _moved(batch, device)
 
 
 def device_of(model: nn.Module) -> torch.device | None:

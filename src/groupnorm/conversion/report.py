@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from html import escape
 
 from groupnorm.conversion.plan import Plan, Row
 from groupnorm.errors import ConversionError
 
 
-@dataclass
+@dataclass(repr=False)
 class Report:
     """What :func:`groupnorm.convert_` did.
 
@@ -50,6 +51,13 @@ class Report:
         self._undone = True
         for step in reversed(self._undo):
             step()
+
+    def __repr__(self) -> str:
+        return str(self)
+
+    def _repr_html_(self) -> str:
+        notes = "".join(f"\n<p>{escape(note)}</p>" for note in self.notes)
+        return f"{self.plan._repr_html_()}{notes}"
 
     def __str__(self) -> str:
         counts = ", ".join(f"{count} {spec}" for spec, count in self.counts.items()) or "nothing replaced"

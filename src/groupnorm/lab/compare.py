@@ -27,7 +27,7 @@ def compare(*, out: Path | str | None = None, progress: bool = True, **options: 
     Args:
         out: the run's folder. Default: ``runs/DATASET-MODEL`` below the current folder.
         progress: show a live table.
-        **options: the configuration; see :class:`groupnorm.lab.comparison.Comparison` for each option and its
+        **options: the configuration; see :class:`groupnorm.lab.Comparison` for each option and its
             default: ``dataset``, ``model``, ``norms``, ``batch_sizes``, ``seeds``, ``epochs``, ...
 
     Returns:

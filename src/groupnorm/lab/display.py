@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import time
 from collections.abc import Mapping, Sequence
 from statistics import fmean
@@ -117,7 +118,7 @@ class Progress:
 
 
 class Display:
-    """A live table on a terminal; elsewhere one line for each cell that ends.
+    """A live table on a terminal and in a notebook; elsewhere one line for each cell that ends.
 
     Args:
         progress: what is known of the sweep.
@@ -138,16 +139,24 @@ class Display:
         self.console = console or Console()
         self.begin = time.monotonic()
         self._live = Live(console=self.console, refresh_per_second=4, get_renderable=self.render)
+        self._output: Any = None  # of the notebook's cell
+        self._drawn = 0.0
 
     def __enter__(self) -> Self:
         if already := self.progress.done_before:
             self.console.print(f"{already} of {len(self.progress.cells)} cells were finished before.")
-        if self.console.is_terminal:
+        if self.console.is_jupyter:
+            from IPython.display import display
+
+            self._output = display(self, display_id=True)  # type: ignore[no-untyped-call]
+        elif self.console.is_terminal:
             self._live.start()
         return self
 
     def __exit__(self, *error: object) -> None:
-        if self.console.is_terminal:
+        if self._output is not None:
+            self._output.update(self)
+        elif self.console.is_terminal:
             self._live.stop()
         else:
             self.console.print(self.table())
@@ -155,7 +164,11 @@ class Display:
     def show(self, event: dict[str, Any]) -> None:
         """Take in one event of the sweep."""
         self.progress.take(event)
-        if event["kind"] == "end" and not self.console.is_terminal:
+        if self._output is not None:
+            if time.monotonic() - self._drawn > 1 / 4:
+                self._output.update(self)
+                self._drawn = time.monotonic()
+        elif event["kind"] == "end" and not self.console.is_terminal:
             cell = self.progress.cells[event["cell"]]
             ended = len(self.progress.cells) - self.progress.count("pending", "running")
             result = f"{self.progress.error[cell.id]:5.1f}% error" if event["status"] == "finished" else event["status"]
@@ -182,6 +195,11 @@ class Display:
             f"{elapsed}{_left(progress.seconds_left)}",
         )
         return Group(self.table(), line)
+
+    def _repr_html_(self) -> str:
+        console = Console(file=io.StringIO(), record=True, force_jupyter=False, width=100)
+        console.print(self.render())
+        return console.export_html(inline_styles=True, code_format="<pre>{code}</pre>")
 
     def table(self) -> Group:
         """Mean validation error of the seeds so far, for each norm and batch size."""

@@ -41,6 +41,7 @@ from groupnorm.sets import (
     layer_set,
     merged_set,
 )
+from groupnorm.tables import html_table
 
 __all__ = [
     "CATALOG",
@@ -81,7 +82,19 @@ def catalog() -> list[Norm]:
 
         >>> [row.spec for row in catalog() if "sample" in row.axes]
     """
-    return list(CATALOG.values())
+    return _Rows(CATALOG.values())
+
+
+class _Rows(list[Norm]):
+    """The rows, shown as a table."""
+
+    def __repr__(self) -> str:
+        width = max((len(row.spec) for row in self), default=0)
+        return "\n".join(f"{row.spec:<{width}}  {row.title}: {row.advice}" for row in self)
+
+    def _repr_html_(self) -> str:
+        rows = [(row.spec, row.title, row.axes, row.advice, row.paper) for row in self]
+        return html_table(f"{len(self)} norms", ("spec", "norm", "shares statistics", "when to use it", "paper"), rows)
 
 
 CATALOG: dict[str, Norm] = {

@@ -29,7 +29,7 @@ FEATURES = Axes(("sample", "channel", "position"), ("N", "C", "H, W"))
 WEIGHTS = Axes(("filter", "input channel", "position"), ("O", "I", "kH, kW"))
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Norm:
     """A normalisation of the catalog.
 
@@ -64,6 +64,9 @@ class Norm:
     note: str = ""
     activates: bool = False
     in_all: bool = True
+
+    def __repr__(self) -> str:
+        return f"Norm({self.spec!r}: {self.title}; {self.paper})"
 
     @property
     def axes(self) -> str:

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from groupnorm.errors import BackendError, UnknownNameError
 from groupnorm.ops.spec import Spec
+from groupnorm.tables import html_table
 
 COMPOSED = ("reference", "native")
 COMPILED = ("cpu", "triton")
@@ -118,6 +119,9 @@ class Explanation:
     def __str__(self) -> str:
         lines = [f"{self.chosen:<9} runs"] + [f"{name:<9} {reason}" for name, reason in self.reasons.items()]
         return "\n".join(lines)
+
+    def _repr_html_(self) -> str:
+        return html_table(f"{self.chosen} runs", ("other backend", "why not"), self.reasons.items())
 
 
 @functools.cache

@@ -1,0 +1,16 @@
+"""Tables as HTML, which notebooks show for what has ``_repr_html_``."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from html import escape
+
+
+def html_table(title: str, head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A title and a table, aligned to the left; the texts are escaped."""
+    lines = [_row("th", head), *(_row("td", row) for row in rows)]
+    return f"<p>{escape(title)}</p>\n<table>\n{chr(10).join(lines)}\n</table>"
+
+
+def _row(tag: str, cells: Sequence[str]) -> str:
+    return "<tr>" + "".join(f'<{tag} style="text-align: left">{escape(cell)}</{tag}>' for cell in cells) + "</tr>"
