@@ -120,8 +120,8 @@ def test_limits_choose_as_for_other_datasets(imagenet):
 
 def test_the_next_batches_are_read_while_one_is_used(imagenet, monkeypatch):
     read = []
-    decode = files_module.decode
-    monkeypatch.setattr(files_module, "decode", lambda data, where: read.append(where) or decode(data, where))
+    read_image = files_module.read_image
+    monkeypatch.setattr(files_module, "read_image", lambda path: read.append(path) or read_image(path))
     monkeypatch.setattr(files_module, "AHEAD", 2)
     parts = load("imagenet", imagenet, image_size=16).train_images.split(1)
     assert read == []
@@ -169,7 +169,7 @@ def test_a_photograph_cut_short_is_named_when_it_is_read(imagenet, part):
     data = path.read_bytes()
     path.write_bytes(data[: int(part * len(data))])
     images = load("imagenet", imagenet, image_size=16).train_images
-    with pytest.raises(DataError, match=r"n01484850_1\.JPEG is not a whole JPEG.*; replace or remove it"):
+    with pytest.raises(DataError, match=r"n01484850_1\.JPEG is not a whole image .*; replace or remove it"):
         list(images.split(2))
 
 
