@@ -173,6 +173,29 @@ def test_a_photograph_cut_short_is_named_when_it_is_read(imagenet, part):
         list(images.split(2))
 
 
+def test_all_that_is_broken_in_a_batch_is_named(imagenet):
+    names = load("imagenet", imagenet).train_images.names[:2]
+    (imagenet / "imagenet" / names[0]).write_bytes(b"")
+    (imagenet / "imagenet" / names[1]).write_text("<html>")
+    with pytest.raises(DataError) as caught:
+        next(load("imagenet", imagenet, image_size=16).train_images.split(3))
+    assert all(f"{name} is not a whole image (its content is none of" in str(caught.value) for name in names)
+
+
+def test_what_is_left_out_is_noted_beside_what_is_missing(imagenet):
+    (imagenet / "imagenet" / "train" / CLASSES[0] / "synset.txt").touch()
+    assert load("imagenet", imagenet).note.endswith("not comparable with published ones; left out: 1 *.txt")
+
+
+def test_a_file_that_is_gone_is_named(imagenet):
+    path = imagenet / "imagenet" / "train" / CLASSES[0] / "gone.JPEG"
+    path.symlink_to("nowhere")
+    with pytest.raises(
+        DataError, match=r"gone\.JPEG cannot be read \(No such file or directory\); replace or remove it"
+    ):
+        load("imagenet", imagenet)
+
+
 def test_where_it_comes_from_is_said_when_it_is_missing(tmp_path):
     with pytest.raises(DataError) as caught:
         load("imagenet", tmp_path)
