@@ -84,6 +84,7 @@ def test_broken_images_are_listed_at_once_with_those_of_validation(folder, jpeg)
     (folder / "train" / "dark" / "3.jpg").write_bytes(b"P6 16 12 255 too short")
     (folder / "train" / "light" / "2.jpg").unlink()
     (folder / "train" / "light" / "2.jpg").symlink_to("moved-away")
+    (folder / "train" / "light" / "9.jpg").symlink_to("9.jpg")
     (folder / "train" / "light" / "3.jpg").write_bytes(jpeg(9, 5, 5))
     (folder / "val" / "dark" / "1.jpg").write_text("<html>404</html>")
     with pytest.raises(DataError) as caught:
@@ -93,11 +94,12 @@ def test_broken_images_are_listed_at_once_with_those_of_validation(folder, jpeg)
         "train/dark/0.jpg is not a whole image (its content is none of JPEG, PNG",
         "train/dark/3.jpg is not a whole image (image file is truncated",
         "train/light/2.jpg cannot be read (No such file or directory); replace or remove it",
-        "and 1 of 8 images differ from it; expected one size: set image_size (--image-size)",
+        "train/light/9.jpg cannot be read (Too many levels of symbolic links); replace or remove it",
+        "and 1 of 9 images differ from it; expected one size: set image_size (--image-size)",
         "val/dark/1.jpg is not a whole image (its content is none of",
     ):
         assert part in text
-    assert len(text.splitlines()) == 5
+    assert len(text.splitlines()) == 6
     assert "0x" not in text, "the address of an object helps nobody"
 
 

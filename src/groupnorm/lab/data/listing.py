@@ -98,7 +98,7 @@ def images_in(folder: Path, left: Counter[str]) -> list[str]:
                 left["hidden images"] += ending in SUFFIXES
             elif ending not in SUFFIXES:
                 left[f"*{ending}" if ending else "files without an ending"] += 1
-            elif not entry.is_file() and os.path.exists(entry.path):
+            elif _is_pipe(entry):
                 left["pipes or devices"] += 1
             else:  # also a link to nothing: reading it tells
                 found.append(prefix + name)
@@ -200,4 +200,12 @@ def _is_folder(entry: os.DirEntry[str]) -> bool:
     try:
         return entry.is_dir()
     except OSError:  # a link to itself
+        return False
+
+
+def _is_pipe(entry: os.DirEntry[str]) -> bool:
+    """Whether reading it may never end, as of a pipe, a socket or a device."""
+    try:
+        return not entry.is_file() and os.path.exists(entry.path)
+    except OSError:  # a link to itself, whose reading ends in an error
         return False
