@@ -58,11 +58,26 @@ def run_python(page: Path) -> dict[str, Any]:
     return namespace
 
 
+def _draw(root: Path) -> None:
+    from PIL import Image
+
+    for split, count in (("train", 32), ("val", 10)):
+        for shade, name in ((60, "cat"), (190, "dog")):
+            folder = root / split / name
+            folder.mkdir(parents=True, exist_ok=True)
+            for i in range(count):
+                Image.new("RGB", (12, 8), (shade, i, 255 - i)).save(folder / f"{i}.png")
+
+
 def run_command(command: str) -> str:
-    """Run a command of a page in this process, with little data and a module ``own`` for the reader's; its output."""
+    """Run a command of a page in this process, with little data, of the reader too; its output.
+
+    A module ``own`` stands for the reader's, and a folder ``pets`` holds images.
+    """
     from groupnorm.lab.cli import app
 
     Path("own.py").write_text(OWN)
+    _draw(Path("pets"))
     words = shlex.split(command.replace("package.module", "own"))[1:]
     result = CliRunner().invoke(app, words + (QUICK if words[0] == "compare" else []))
     assert result.exit_code == 0, result.output

@@ -3,10 +3,12 @@
 import pickle
 import shlex
 import sys
+from pathlib import Path
 
 import pytest
 import torch
 
+from groupnorm.lab.compare import default_folder
 from groupnorm.lab.comparison import Comparison, ConfigurationError, plan
 from groupnorm.nn import replacements
 
@@ -100,6 +102,7 @@ def test_a_device_that_is_not_there_is_refused():
         ("def make(norm_layer): return 7", "returned int; expected factory(norm_layer)"),
         ("import torch\ndef make(norm_layer): return torch.nn.Identity()", "its output is (2, 1, 8, 8)"),
         ("def make(norm_layer): raise KeyError('mine')", "mine"),
+        ("def make(norm_layer): assert False", "cannot take images of shape (1, 8, 8): AssertionError"),
         ("raise RuntimeError('at import')", "cannot be imported: RuntimeError: at import"),
         ("import sys; sys.exit(0)", "cannot be imported: SystemExit: 0"),
         ("import sys\ndef make(norm_layer): sys.exit(0)", "cannot take images of shape (1, 8, 8): 0"),
@@ -140,6 +143,20 @@ def test_a_model_of_the_users_own_is_built_with_the_norm(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(tmp_path)
     comparison, dataset = plan(model="good_model:make", norms="gn,bn", batch_sizes=8, **QUICK)
     assert len(comparison.cells(dataset.digest)) == 2 * 3
+
+
+@pytest.mark.parametrize(
+    ("dataset", "folder"),
+    [
+        ("digits", "digits"),
+        ("folder:/data/pets/", "pets"),
+        ("mine:data", "data"),
+        (r"C:\data\pets", "pets"),
+        ("C:/pets\\", "pets"),
+    ],
+)
+def test_the_folder_of_a_run_has_the_last_part_of_the_names(dataset, folder):
+    assert default_folder(Comparison(dataset=dataset)) == Path("runs") / f"{folder}-resnet-tiny"
 
 
 def test_planning_leaves_the_random_state_alone():

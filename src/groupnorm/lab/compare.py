@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shlex
 from pathlib import Path
 from typing import Any
@@ -60,7 +61,7 @@ def compare(*, out: Path | str | None = None, progress: bool = True, **options: 
 def default_folder(comparison: Comparison) -> Path:
     """``runs/DATASET-MODEL``, with names reduced to their last part."""
     names = (comparison.dataset, comparison.model)
-    return Path("runs") / "-".join(name.rstrip("/").split("/")[-1].split(":")[-1] for name in names)
+    return Path("runs") / "-".join(re.split(r"[/\\:]", name.rstrip("/\\"))[-1] for name in names)
 
 
 def _run(comparison: Comparison, dataset: Dataset, run: RunFolder, progress: bool) -> Result:

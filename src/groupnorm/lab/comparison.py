@@ -48,7 +48,8 @@ class Comparison(BaseModel):
     """The configuration of a sweep: every norm with every batch size and every seed.
 
     Attributes:
-        dataset: name, folder or ``package.module:function``; see ``groupnorm ls datasets``.
+        dataset: name, ``folder:PATH`` with ``train/CLASS/*.jpg`` and ``val/CLASS/*.jpg``, or
+            ``package.module:function``; see ``groupnorm ls datasets``.
         model: name or ``package.module:factory``; see ``groupnorm ls models``.
         norms: specs; see ``groupnorm ls norms``. "all" is every norm that replaces batch norm.
         batch_sizes: images per step of the optimiser.
@@ -346,7 +347,7 @@ def _problems_with_networks(comparison: Comparison, dataset: Dataset) -> list[st
             shape = tuple(images.shape[1:])
             problems.append(
                 f"model: {comparison.model!r} with norm {norm!r} cannot take images of shape {shape}: "
-                f"{error or type(error).__name__}"
+                f"{str(error) or type(error).__name__}"
             )
     torch.set_rng_state(random_state)
     return problems

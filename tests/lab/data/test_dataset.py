@@ -114,7 +114,7 @@ def test_to_square_crops_the_centre():
 def test_too_much_memory_is_refused_before_it_is_taken(monkeypatch):
     monkeypatch.setattr(images_module, "MAX_BYTES", 1_000_000)
     assert load("digits").digest
-    with pytest.raises(DataError, match=r"need 7,360,512 bytes.*at most 1,000,000: use a smaller image_size, or lim"):
+    with pytest.raises(DataError, match=r"need 7,360,512 bytes.*at most 1,000,000: use a smaller image_size .--im"):
         load("digits", image_size=64)
     assert load("digits", image_size=64, limit_train=200, limit_val=44).train_images.shape[-1] == 64
 

@@ -120,8 +120,8 @@ def test_limits_choose_as_for_other_datasets(imagenet):
 
 def test_the_next_batches_are_read_while_one_is_used(imagenet, monkeypatch):
     read = []
-    decode = files_module.decode
-    monkeypatch.setattr(files_module, "decode", lambda data, where: read.append(where) or decode(data, where))
+    read_image = files_module.read_image
+    monkeypatch.setattr(files_module, "read_image", lambda path: read.append(path) or read_image(path))
     monkeypatch.setattr(files_module, "AHEAD", 2)
     parts = load("imagenet", imagenet, image_size=16).train_images.split(1)
     assert read == []
@@ -169,8 +169,31 @@ def test_a_photograph_cut_short_is_named_when_it_is_read(imagenet, part):
     data = path.read_bytes()
     path.write_bytes(data[: int(part * len(data))])
     images = load("imagenet", imagenet, image_size=16).train_images
-    with pytest.raises(DataError, match=r"n01484850_1\.JPEG is not a whole JPEG.*; replace or remove it"):
+    with pytest.raises(DataError, match=r"n01484850_1\.JPEG is not a whole image .*; replace or remove it"):
         list(images.split(2))
+
+
+def test_all_that_is_broken_in_a_batch_is_named(imagenet):
+    names = load("imagenet", imagenet).train_images.names[:2]
+    (imagenet / "imagenet" / names[0]).write_bytes(b"")
+    (imagenet / "imagenet" / names[1]).write_text("<html>")
+    with pytest.raises(DataError) as caught:
+        next(load("imagenet", imagenet, image_size=16).train_images.split(3))
+    assert all(f"{name} is not a whole image (its content is none of" in str(caught.value) for name in names)
+
+
+def test_what_is_left_out_is_noted_beside_what_is_missing(imagenet):
+    (imagenet / "imagenet" / "train" / CLASSES[0] / "synset.txt").touch()
+    assert load("imagenet", imagenet).note.endswith("not comparable with published ones; left out: 1 *.txt")
+
+
+def test_a_file_that_is_gone_is_named(imagenet):
+    path = imagenet / "imagenet" / "train" / CLASSES[0] / "gone.JPEG"
+    path.symlink_to("nowhere")
+    with pytest.raises(
+        DataError, match=r"gone\.JPEG cannot be read \(No such file or directory\); replace or remove it"
+    ):
+        load("imagenet", imagenet)
 
 
 def test_where_it_comes_from_is_said_when_it_is_missing(tmp_path):

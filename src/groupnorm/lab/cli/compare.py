@@ -21,9 +21,12 @@ def _list(name: str) -> str:
 
 
 def compare(
-    dataset: Annotated[str, typer.Option(help="Name, folder of images or package.module:function.")] = _DEFAULT[
-        "dataset"
-    ],
+    dataset: Annotated[
+        str,
+        typer.Option(
+            help="Name; folder:PATH with PATH/train/CLASS/*.jpg and PATH/val/CLASS/*.jpg; or package.module:function."
+        ),
+    ] = _DEFAULT["dataset"],
     model: Annotated[str, typer.Option(help="Name or package.module:factory.")] = _DEFAULT["model"],
     norms: Annotated[
         str,
@@ -43,7 +46,7 @@ def compare(
     weight_decay: Annotated[float, typer.Option(help="Of SGD.")] = _DEFAULT["weight_decay"],
     limit_train: Annotated[int | None, typer.Option(help="Use this many training images.")] = None,
     limit_val: Annotated[int | None, typer.Option(help="Use this many validation images.")] = None,
-    image_size: Annotated[int | None, typer.Option(help="Resize images to this side.")] = None,
+    image_size: Annotated[int | None, typer.Option(help="Resize images to squares of this side, in pixels.")] = None,
     data_dir: Annotated[
         Path | None,
         typer.Option(
@@ -98,6 +101,8 @@ def run(out: Path | None, options: dict[str, Any]) -> None:
         errors.print(f"{row.cell} {row.status}: {row.reason}", markup=False, highlight=False, soft_wrap=True)
     minutes, seconds = divmod(round(time.monotonic() - begin), 60)
     console.print(f"{len(result.cells)} cells in {minutes} min {seconds} s.", highlight=False)
+    if note := (result.request.get("dataset") or {}).get("note"):
+        console.print(f"Data: {note}", highlight=False, markup=False, soft_wrap=True)
     console.print(f"Report: {report}", highlight=False, markup=False, soft_wrap=True)
     if len(failed):
         raise typer.Exit(1)

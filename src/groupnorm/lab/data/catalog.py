@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -103,10 +105,13 @@ DATASETS: dict[str, DatasetRow] = {
 }
 
 OWN: dict[str, str] = {
-    "folder:PATH": "your own images: PATH/train/CLASS/*.jpg and PATH/val/CLASS/*.jpg",
+    "folder:PATH": "your own images, a folder for each class: PATH/train/CLASS/*.jpg and PATH/val/CLASS/*.jpg",
     "package.module:function": "your own: function() returns train_images, train_labels, val_images, val_labels",
 }
 """The forms of a name that stand for the user's own data, and what each expects."""
+
+_SEPARATOR = re.compile(r"[/\\]")
+"""Parts the folders of a path, here or on Windows; no module has one in its name."""
 
 
 def open_source(name: str, data_dir: Path, image_size: int | None) -> Source:
@@ -123,11 +128,17 @@ def open_source(name: str, data_dir: Path, image_size: int | None) -> Source:
     """
     if name in DATASETS:
         return DATASETS[name].open(data_dir)
-    path = Path(name.removeprefix("folder:")).expanduser()
-    if name.startswith("folder:") or path.is_dir():
+    if name in ("", "folder:"):
+        raise DataError(f"dataset {name!r} has no name; expected one of {', '.join([*DATASETS, *OWN])}")
+    path = Path(os.path.expanduser(name.removeprefix("folder:")))
+    if os.path.isdir(path):
         return open_folder(path, image_size)
-    if name.startswith(("/", "./", "../", "~")) or ("/" in name and ":" not in name):
-        raise DataError(f"dataset {name!r}: there is no folder {path.absolute()}; expected an existing one, or a name")
+    if name.startswith(("folder:", ".", "~")) or _SEPARATOR.search(name):
+        found = "a file, not a folder," if os.path.exists(path) else "no folder"
+        raise DataError(
+            f"dataset {name!r}: there is {found} {path.absolute()}; expected a folder with train/CLASS/*.jpg and "
+            f"val/CLASS/*.jpg, or a name of `groupnorm ls datasets`"
+        )
     if ":" in name:
         return open_function(name)
     raise UnknownNameError("dataset", name, [*DATASETS, *OWN])

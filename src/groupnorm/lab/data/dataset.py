@@ -61,7 +61,8 @@ def channel_stats(images: Tensor) -> tuple[Tensor, Tensor]:
     """
     stats = [_histogram_stats(c) if c.dtype == torch.uint8 else _two_pass_stats(c) for c in images.unbind(1)]
     mean, std = torch.tensor(stats, dtype=torch.float64).T
-    std = torch.where(std > torch.finfo(torch.float32).eps * mean.abs(), std, 1.0)
+    kind = torch.finfo(torch.float32)
+    std = torch.where(std > (kind.eps * mean.abs()).clamp(min=kind.tiny), std, 1.0)
     return mean.float().view(-1, 1, 1), std.float().view(-1, 1, 1)
 
 
@@ -74,7 +75,7 @@ def _histogram_stats(values: Tensor) -> tuple[float, float]:
 
 def _two_pass_stats(values: Tensor) -> tuple[float, float]:
     mean = values.mean(dtype=torch.float64)
-    squares = sum(float(((part - mean) ** 2).sum(dtype=torch.float64)) for part in values.split(1024))
+    squares = sum(float(((part.double() - mean) ** 2).sum()) for part in values.split(1024))
     return float(mean), (squares / values.numel()) ** 0.5
 
 

@@ -13,7 +13,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from groupnorm.lab.data.images import decode
+from groupnorm.lab.data.errors import DataError, listed
+from groupnorm.lab.data.images import failures, read_image
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -41,7 +42,7 @@ class ImageFiles:
 
     Args:
         root: folder that the names start from.
-        names: of the files, JPEG, PNG or WebP.
+        names: of the files.
         size: side of the images, in pixels.
     """
 
@@ -72,7 +73,15 @@ class ImageFiles:
 
     def listing(self) -> bytes:
         """Name and size in bytes of every file, one a line: what these images are known by, without reading them."""
-        return "".join(f"{name} {os.stat(self.root / name).st_size}\n" for name in self.names).encode()
+        return b"".join(b"%s %d\n" % (os.fsencode(name), self._bytes(name)) for name in self.names)
+
+    def _bytes(self, name: str) -> int:
+        try:
+            return os.stat(self.root / name).st_size
+        except OSError as error:
+            raise DataError(
+                f"{self.root / name} cannot be read ({error.strerror or error}); replace or remove it"
+            ) from error
 
     def batches(self, wanted: Iterable[tuple[Tensor, Sequence[Crop] | None]]) -> Iterator[Tensor]:
         """Read batch after batch, the next ones already while one is used.
@@ -85,7 +94,7 @@ class ImageFiles:
             ``[b, 3, size, size]``, uint8.
 
         Raises:
-            DataError: a file is not a whole image. Names it.
+            DataError: files of a batch are not whole images. Names them.
         """
         waiting: deque[tuple[Tensor, list[Future[None]]]] = deque()
         pool = ThreadPoolExecutor(THREADS, "decode")
@@ -93,9 +102,9 @@ class ImageFiles:
             for indices, crops in wanted:
                 waiting.append(self._start(pool, indices, crops))
                 if len(waiting) > 2 and (len(waiting) - 1) * len(indices) > AHEAD:
-                    yield _finish(*waiting.popleft())
+                    yield _whole(*waiting.popleft())
             while waiting:
-                yield _finish(*waiting.popleft())
+                yield _whole(*waiting.popleft())
         finally:  # also when the rest is not wanted any more
             pool.shutdown(cancel_futures=True)
 
@@ -105,8 +114,7 @@ class ImageFiles:
         batch = np.empty((len(indices), *self.shape[1:]), dtype=np.uint8)
 
         def fill(place: int, index: int) -> None:
-            where = self.root / self.names[index]
-            image = decode(where.read_bytes(), str(where))
+            image = read_image(self.root / self.names[index])
             view = self._centre(image) if crops is None else self._part(image, crops[place])
             batch[place] = np.asarray(view).transpose(2, 0, 1)
 
@@ -127,7 +135,7 @@ class ImageFiles:
         return image.crop(crop(image.height, image.width)).resize((self.size, self.size), Resampling.BILINEAR)
 
 
-def _finish(batch: Tensor, reading: list[Future[None]]) -> Tensor:
-    for future in reading:
-        future.result()
+def _whole(batch: Tensor, reading: list[Future[None]]) -> Tensor:
+    if problems := failures(reading):
+        raise listed(problems)
     return batch

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 
 import torch
@@ -44,13 +45,12 @@ def open_imagenet(data_dir: Path) -> Source:
             f"folder that --data-dir or the environment variable {DATA_DIR_VARIABLE} names"
         )
     _check_sorted(root / "val")
-    classes, train, val = list_splits(root)
+    classes, train, val, note = list_splits(root)
     found = (len(classes), len(train), len(val))
-    note = ""
     if found != WHOLE:
         parts = (f"{n:,} of {of:,}" for n, of in zip(found, WHOLE, strict=True))
-        note = "a part of ImageNet ({} classes, {} training and {} validation images): ".format(*parts)
-        note += "figures are not comparable with published ones"
+        part = "a part of ImageNet ({} classes, {} training and {} validation images): ".format(*parts)
+        note = "; ".join([f"{part}figures are not comparable with published ones", *([note] if note else [])])
     return Source(_split(root, train), _split(root, val), classes, note, (_channels(MEAN), _channels(STD)))
 
 
@@ -67,7 +67,7 @@ def _channels(values: tuple[float, ...]) -> Tensor:
 
 def _check_sorted(val: Path) -> None:
     """Refuse the validation images as their archive unpacks them: 50,000 in one folder."""
-    if val.is_dir() and not any(entry.is_dir() for entry in val.iterdir()) and (found := images_in(val)):
+    if val.is_dir() and not any(entry.is_dir() for entry in val.iterdir()) and (found := images_in(val, Counter())):
         raise DataError(
             f"{val} holds {len(found):,} images and no folders; expected a folder for each class, such as "
             f"val/n01440764: sort them with https://raw.githubusercontent.com/soumith/imagenetloader.torch/master/"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+from contextlib import suppress
 from pathlib import Path
 from typing import cast
 
@@ -49,21 +51,28 @@ def load(
         >>> x = data.batch(data.train_images[:32])
     """
     if image_size is not None and image_size < 1:
-        raise DataError(f"image_size={image_size}; expected at least 1 pixel, or None for the size stored")
-    source = open_source(name, Path(data_dir).expanduser() if data_dir else default_data_dir(), image_size)
+        raise DataError(
+            f"image_size={image_size}; expected at least 1 pixel, or None (no --image-size) for the size stored"
+        )
+    source = open_source(name, Path(os.path.expanduser(data_dir)) if data_dir else default_data_dir(), image_size)
     train = choose(len(source.train.labels), limit_train, "limit_train")
     val = choose(len(source.val.labels), limit_val, "limit_val")
-    first = _read(source.train, train[:1], image_size)
+    train_labels, val_labels = source.train.labels[train], source.val.labels[val]
+    if len(train_labels.unique()) < 2:
+        raise DataError(
+            f"limit_train={limit_train}: the {len(train)} images are of one class, so every answer is right; expected "
+            f"two classes or more: raise limit_train (--limit-train)"
+        )
+    first = _first(source.train, train, image_size)
     if isinstance(first, Tensor):
         check_memory(name, first, len(train) + len(val))
-    train_images, val_images = _read(source.train, train, image_size), _read(source.val, val, image_size)
+    train_images, val_images = _both((source.train, train), (source.val, val), image_size)
     if (train_images.dtype, train_images.shape[1:]) != (val_images.dtype, val_images.shape[1:]):
         raise DataError(
             f"dataset {name!r}: training images are {train_images.dtype} of shape {tuple(train_images.shape[1:])}, "
             f"validation images {val_images.dtype} of shape {tuple(val_images.shape[1:])}; expected the same: "
-            f"convert one, or set image_size if only height and width differ"
+            f"convert one, or set image_size (--image-size) if only height and width differ"
         )
-    train_labels, val_labels = source.train.labels[train], source.val.labels[val]
     mean, std = source.statistics or channel_stats(cast(Tensor, train_images))
     return Dataset(
         name=name,
@@ -78,6 +87,27 @@ def load(
         note=source.note,
         classes=source.classes,
     )
+
+
+def _first(split: Split, chosen: Tensor, image_size: int | None) -> Images | None:
+    """The first image that can be read."""
+    for index in chosen.split(1):
+        with suppress(DataError):
+            return _read(split, index, image_size)
+    return None
+
+
+def _both(train: tuple[Split, Tensor], val: tuple[Split, Tensor], image_size: int | None) -> list[Images]:
+    """The images of both splits; what is wrong with either is one error."""
+    images, problems = [], []
+    for split, chosen in (train, val):
+        try:
+            images.append(_read(split, chosen, image_size))
+        except DataError as error:
+            problems.append(str(error))
+    if problems:
+        raise DataError("\n".join(problems))
+    return images
 
 
 def _read(split: Split, chosen: Tensor, image_size: int | None) -> Images:

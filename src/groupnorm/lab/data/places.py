@@ -15,7 +15,7 @@ DATA_DIR_VARIABLE = "GROUPNORM_DATA_DIR"
 def default_data_dir() -> Path:
     """``$GROUPNORM_DATA_DIR``, else ``groupnorm`` in ``$XDG_CACHE_HOME``, else ``~/.cache/groupnorm``."""
     if chosen := os.environ.get(DATA_DIR_VARIABLE):
-        return Path(chosen).expanduser()
+        return Path(os.path.expanduser(chosen))
     cache = os.environ.get("XDG_CACHE_HOME")
     return (Path(cache) if cache else Path.home() / ".cache") / "groupnorm"
 
