@@ -27,7 +27,7 @@ class Result:
         self._run = RunFolder(folder)
         self.folder = self._run.path
         self.request: Record = self._run.request()
-        self.cells: list[Cell] = [Cell(**fields) for fields in self.request["cells"]]
+        self.cells: list[Cell] = self._run.cells(self.request)
         self._records = {cell.id: self._run.cell(cell.id).records() for cell in self.cells}
 
     @property
@@ -117,7 +117,7 @@ def load(folder: Path | str) -> Result:
         folder: the ``--out`` of ``groupnorm compare``.
 
     Raises:
-        RunFolderError: the folder holds no run.
+        RunFolderError: the folder holds no run, or records that this version does not read.
     """
     return Result(folder)
 

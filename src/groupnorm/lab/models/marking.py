@@ -31,7 +31,7 @@ class _Marking:
 
     @property
     def __name__(self) -> str:
-        """timm asks for it, and the factory has an answer."""
+        """What timm asks a factory for; see :func:`groupnorm.norm_layer`."""
         return str(self.make.__name__)
 
 
