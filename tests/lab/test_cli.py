@@ -9,8 +9,7 @@ import pytest
 from typer.testing import CliRunner
 
 from groupnorm.lab.cli import app
-from groupnorm.lab.display import Progress
-from groupnorm.lab.records import RunFolder, RunFolderError
+from groupnorm.lab.comparison import plan
 from lab.synthetic import make_run
 
 NAME = b"r\xe9"
@@ -146,14 +145,20 @@ def test_report_of_a_request_of_another_form_ends_with_2(tmp_path, edit, message
 
 
 def test_records_of_another_form_end_report_and_compare_with_2(tmp_path):
-    made = make_run(tmp_path, norms=("gn",), batch_sizes=(16,), seeds=1)
+    options = {"norms": "gn", "batch_sizes": 16, "seeds": 1, "limit_train": 64, "limit_val": 20, "device": "cpu"}
+    comparison, dataset = plan(**options)
+    make_run(tmp_path, cells=comparison.cells(dataset.digest))
     (path,) = tmp_path.glob("cells/*/records.jsonl")
     path.write_text(path.read_text().replace('"error"', '"wrong"'))
-    result = invoke("report", tmp_path)
-    assert result.exit_code == 2
-    assert "line 2: 'error' of an epoch is None; expected a finite number" in result.output
-    with pytest.raises(RunFolderError, match="'error' of an epoch is None"):
-        Progress(made.cells, RunFolder(tmp_path), {}, 1)
+    before = path.read_bytes()
+    asked = [
+        f"--{name.replace('_', '-')}={value}" for name, value in {**options, "norms": "gn", "batch_sizes": 16}.items()
+    ]
+    for arguments in (["report", tmp_path], ["compare", *asked, "--out", tmp_path]):
+        result = invoke(*arguments)
+        assert result.exit_code == 2
+        assert "line 2: 'error' of an epoch is None; expected a finite number" in result.output
+    assert path.read_bytes() == before
 
 
 def test_report_of_a_folder_without_a_run_ends_with_2(tmp_path):

@@ -7,6 +7,7 @@ import re
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict
+from pydantic_core import PydanticSerializationError
 
 from groupnorm.lab.text import readable
 
@@ -84,8 +85,11 @@ class Cell(BaseModel):
 
         What is left at its default does not count, so that a cell keeps its name when cells learn something new.
         """
-        named = {name: readable(getattr(self, name)) for name in ("dataset", "model", "task", "options")}
-        content = self.model_copy(update=named).model_dump_json(exclude_defaults=True)
+        try:
+            content = self.model_dump_json(exclude_defaults=True)
+        except PydanticSerializationError:  # a name that no encoding has
+            named = {name: readable(getattr(self, name)) for name in ("dataset", "model", "task", "options")}
+            content = self.model_copy(update=named).model_dump_json(exclude_defaults=True)
         digest = hashlib.sha256(content.encode()).hexdigest()[:8]
         nb = f"-nb{self.normalization_batch}" if self.normalization_batch else ""
         norm = re.sub(r"[^a-z0-9]+", "", self.norm)

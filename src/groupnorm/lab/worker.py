@@ -30,7 +30,7 @@ from groupnorm.lab.distributed import data_parallel
 from groupnorm.lab.environment import environment
 from groupnorm.lab.models.identity import digest
 from groupnorm.lab.records import CellFolder, Record, RunFolder, RunFolderError
-from groupnorm.lab.stack import stack
+from groupnorm.lab.stack import company, stack
 from groupnorm.lab.text import readable
 from groupnorm.lab.train import DivergedError, Training, training
 
@@ -140,14 +140,20 @@ def run_cells(
         emit: called with a cell's id and each new record, and with ``{"kind": "progress", "step": ...}`` in between.
         data_dir: where the other processes of a cell find the dataset.
     """
-    places = [_Place(cell, run.cell(cell.id), load_data, partial(emit, cell.id), data_dir) for cell in cells]
-    for place in places:
-        place.begin()
-    left = [place for place in places if place.training]
-    while len(left) > 1 and _train_together(left):
-        left = [place for place in left if place.training]
-    for place in left:
-        place.train()
+    waiting = [_Place(cell, run.cell(cell.id), load_data, partial(emit, cell.id), data_dir) for cell in cells]
+    while waiting:
+        first, *waiting = waiting
+        first.begin()
+        if first.training is None:
+            continue
+        others = company(first.training) - 1  # no more begin, which would take memory, and time before the first result
+        left, waiting = [first, *waiting[:others]], waiting[others:]
+        for place in left[1:]:
+            place.begin()
+        while len(left := [place for place in left if place.training]) > 1 and _train_together(left):
+            pass
+        for place in left:
+            place.train()
 
 
 def _train_together(places: Sequence[_Place]) -> bool:
