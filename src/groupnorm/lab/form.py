@@ -47,20 +47,17 @@ def cells_of(request: Mapping[str, Any]) -> list[Cell]:
     return found
 
 
-def _not_a(kind: type, record: Mapping[str, Any], name: str) -> str:
-    value = record.get(name)
-    if isinstance(value, kind):
-        return ""
-    words = {dict: "a dictionary", str: "a text"}[kind]
-    return f"{name!r} of {_article(record)} is {value!r}; expected {words}"
+def _not_a(kind: type[Any], record: Mapping[str, Any], name: str) -> str:
+    words = "a text" if kind is str else "a dictionary"
+    return "" if isinstance(record.get(name), kind) else _wrong(record, name, words)
 
 
 def _not_a_number(record: Mapping[str, Any], name: str) -> str:
     value = record.get(name)
-    if isinstance(value, int | float) and math.isfinite(value):
-        return ""
-    return f"{name!r} of {_article(record)} is {value!r}; expected a finite number"
+    number = isinstance(value, int | float) and math.isfinite(value)
+    return "" if number else _wrong(record, name, "a finite number")
 
 
-def _article(record: Mapping[str, Any]) -> str:
-    return f"an {record['kind']}" if record["kind"] in ("epoch", "end") else f"a {record['kind']}"
+def _wrong(record: Mapping[str, Any], name: str, expected: str) -> str:
+    article = "a" if record["kind"] == "start" else "an"
+    return f"{name!r} of {article} {record['kind']} is {record.get(name)!r}; expected {expected}"

@@ -186,7 +186,7 @@ class RunFolder:
             ) from None
         if not isinstance(request, dict) or "cells" not in request:
             raise RunFolderError(f"{path} is damaged; expected a request with cells: run the same compare again")
-        if not isinstance(request.get("dataset", {}), dict):
+        if not isinstance(request.get("dataset") or {}, dict):
             raise RunFolderError(
                 f"{path}: dataset is {request['dataset']!r}; expected a dictionary: run the same compare again"
             )

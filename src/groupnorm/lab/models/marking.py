@@ -35,8 +35,9 @@ class _Marking:
         return str(self.make.__name__)
 
 
-def marking(factory: partial[nn.Module]) -> partial[nn.Module]:
-    """The same factory, a partial still, whose norms are marked."""
+def marking(factory: Callable[..., nn.Module]) -> partial[nn.Module]:
+    """What :func:`groupnorm.norm_layer` returned, a partial still, with norms that are marked."""
+    assert isinstance(factory, partial)
     return partial(_Marking(factory.func), *factory.args, **factory.keywords)
 
 
