@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 from torch.overrides import TorchFunctionMode
 
 from groupnorm.lab import models
@@ -100,7 +101,7 @@ class _Calls(TorchFunctionMode):
 def _description(value: Any) -> str:
     """An argument by what does not change from process to process: numbers, names and shapes."""
     if isinstance(value, Tensor):
-        return f"{value.dtype} {'unknown' if _lazy(value) else tuple(value.shape)}"
+        return f"{value.dtype} {'unknown' if is_lazy(value) else tuple(value.shape)}"
     if isinstance(value, dict):
         return f"{{{', '.join(f'{key}: {_description(part)}' for key, part in value.items())}}}"
     if isinstance(value, list | tuple):
@@ -109,15 +110,10 @@ def _description(value: Any) -> str:
 
 
 def _content(tensor: Tensor) -> bytes:
-    if _lazy(tensor) or tensor.is_meta or tensor.layout is not torch.strided:
+    if is_lazy(tensor) or tensor.is_meta or tensor.layout is not torch.strided:
         return b""
     content: bytes = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
     return content
-
-
-def _lazy(tensor: Tensor) -> bool:
-    """Whether the shape is known only after a first pass."""
-    return isinstance(tensor, nn.parameter.UninitializedTensorMixin)
 
 
 def _without_addresses(text: str) -> str:
