@@ -182,6 +182,14 @@ def test_the_identity_of_a_cell_follows_everything_that_determines_it(field):
     assert cell.model_copy().id == cell.id
 
 
+def test_names_that_no_encoding_has_have_an_identity_of_their_own():
+    """Names of files that are not UTF-8."""
+    ids = {Comparison(dataset=name).cells("0")[0].id for name in ("folder:caf\udce9", "folder:caf\udce8", "folder:caf")}
+    assert len(ids) == 3
+    options = {"a": ["caf\udce9"]}
+    assert Comparison(options=options).cells("0")[0].id != Comparison().cells("0")[0].id
+
+
 def test_a_normalization_batch_equal_to_the_batch_is_the_same_cell():
     plain = Comparison(norms="bn", batch_sizes=32, seeds=1).cells("d")
     both = Comparison(norms="bn", batch_sizes=32, normalization_batches=(32, 2), seeds=1).cells("d")

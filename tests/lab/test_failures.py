@@ -294,7 +294,7 @@ def test_a_disk_that_is_full_at_any_write_loses_nothing(unbroken, pair, digits, 
             (reason,) = (end["reason"] for end in ends if end["status"] == "crashed")
         assert "No space left on device; expected a writable folder with space: free some, or choose" in reason
         before = finished(folder)
-        assert len(before) == (1 if not ever or at > 9 else 0), "both start, then seven writes finish the first"
+        assert len(before) == (1 if not ever or at > 8 else 0), "eight writes finish the first, then the second begins"
         monkeypatch.setattr(records_module, "open", open, raising=False)
         train(pair, folder, digits)
         assert same(folder, unbroken[0])

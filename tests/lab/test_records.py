@@ -1,17 +1,30 @@
 """The run folder: nothing finished is lost, whenever the process is killed."""
 
 import json
+import os
+import platform
+import subprocess
+import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
 
 from groupnorm.lab.records import RunFolder, RunFolderError, write_atomically
 
+START = {"kind": "start", "cell": {}, "environment": {}, "time": 1.7e9}
+END = {"kind": "end", "status": "finished", "reason": ""}
+
+
+def epoch(number, **changes):
+    numbers = {"epoch": number, "step": 10, "train_error": 5.0, "error": 0.1 + 0.2, "seconds": 1.5}
+    return {"kind": "epoch", **numbers, "images_per_second": 10.0, **changes}
+
 
 def test_records_come_back_as_they_were_appended(tmp_path):
     folder = RunFolder(tmp_path).cell("a")
     assert folder.records() == []
-    records = [{"kind": "start"}, {"kind": "epoch", "loss": 0.1 + 0.2}, {"kind": "end", "reason": 'a "quoted" ü'}]
+    records = [START, epoch(1), END | {"reason": 'a "quoted" ü 🙂'}]
     for record in records:
         folder.append(record)
     assert folder.records() == records
@@ -19,28 +32,28 @@ def test_records_come_back_as_they_were_appended(tmp_path):
 
 def test_a_line_torn_by_a_kill_is_not_read_and_not_continued(tmp_path):
     folder = RunFolder(tmp_path).cell("a")
-    folder.append({"kind": "start"})
+    folder.append(START)
     with open(folder.path / "records.jsonl", "ab") as file:
         file.write(b'{"kind": "epo')
-    assert folder.records() == [{"kind": "start"}]
-    folder.append({"kind": "end"})
-    assert folder.records() == [{"kind": "start"}, {"kind": "end"}]
+    assert folder.records() == [START]
+    folder.append(END)
+    assert folder.records() == [START, END]
 
 
 def test_keep_drops_what_the_checkpoint_does_not_know(tmp_path):
     folder = RunFolder(tmp_path).cell("a")
     for number in range(4):
-        folder.append({"kind": "epoch", "number": number})
-    assert [record["number"] for record in folder.keep(2)] == [0, 1]
-    folder.append({"kind": "epoch", "number": 9})
-    assert [record["number"] for record in folder.records()] == [0, 1, 9]
+        folder.append(epoch(number))
+    assert [record["epoch"] for record in folder.keep(2)] == [0, 1]
+    folder.append(epoch(9))
+    assert [record["epoch"] for record in folder.records()] == [0, 1, 9]
 
 
 def test_a_checkpoint_knows_the_number_of_records_it_stands_for(tmp_path):
     folder = RunFolder(tmp_path).cell("a")
     assert folder.load_checkpoint() is None
-    folder.append({"kind": "start"})
-    folder.append({"kind": "epoch"})
+    folder.append(START)
+    folder.append(epoch(1))
     folder.save_checkpoint({"weight": torch.arange(3.0)})
     count, state = folder.load_checkpoint()
     assert count == 2
@@ -93,22 +106,131 @@ def test_records_are_json_lines(tmp_path):
 
 def test_records_end_before_a_damaged_line(tmp_path):
     folder = RunFolder(tmp_path).cell("a")
-    folder.append({"kind": "start"})
+    folder.append(START)
     with open(folder.path / "records.jsonl", "ab") as file:
         file.write(b'\xff\xfe{"kind"\n7\n')
-    folder.append({"kind": "end"})
-    assert folder.records() == [{"kind": "start"}]
+    folder.append(END)
+    assert folder.records() == [START]
 
 
 def test_a_damaged_checkpoint_counts_as_none(tmp_path, capsys):
     folder = RunFolder(tmp_path).cell("a")
-    folder.append({"kind": "start"})
+    folder.append(START)
     (folder.path / "checkpoint.pt").write_bytes(b"nonsense")
     assert folder.load_checkpoint() is None
     assert "is damaged and not used" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("content", ["", "{", "[]", '{"a": 1}'])
+def test_brackets_without_end_are_damage(tmp_path):
+    folder = RunFolder(tmp_path).cell("a")
+    folder.append(START)
+    with open(folder.path / "records.jsonl", "ab") as file:
+        file.write(b"[" * 200_000 + b"\n")
+    assert folder.records() == [START]
+
+
+def without(record, name):
+    return {key: value for key, value in record.items() if key != name}
+
+
+@pytest.mark.parametrize(
+    ("record", "problem"),
+    [
+        (without(END, "status"), "'status' of an end is None; expected one of finished, undefined, diverged, crashed"),
+        (END | {"status": "running"}, "'status' of an end is 'running'"),
+        (END | {"status": ["finished"]}, "'status' of an end is"),
+        (END | {"reason": None}, "'reason' of an end is None; expected a text"),
+        (without(epoch(1), "error"), "'error' of an epoch is None; expected a finite number"),
+        (epoch(1, error=float("nan")), "'error' of an epoch is nan"),
+        (epoch(1, error="12.5"), "'error' of an epoch is '12.5'"),
+        (epoch(1, train_error=None), "'train_error' of an epoch is None"),
+        (epoch(1, seconds=float("inf")), "'seconds' of an epoch is inf"),
+        (epoch(1, images_per_second=[1]), "'images_per_second' of an epoch is"),
+        (without(epoch(1), "step"), "'step' of an epoch is None"),
+        (without(START, "environment"), "'environment' of a start is None; expected a dictionary"),
+        (START | {"environment": []}, "'environment' of a start is"),
+        (without(START, "time"), "'time' of a start is None"),
+    ],
+)
+def test_a_whole_record_of_another_form_is_named_and_not_dropped(tmp_path, record, problem):
+    folder = RunFolder(tmp_path).cell("a")
+    folder.append(START)
+    with open(folder.path / "records.jsonl", "ab") as file:
+        file.write(json.dumps(record).encode() + b"\n")
+    before = (folder.path / "records.jsonl").read_bytes()
+    with pytest.raises(RunFolderError) as caught:
+        folder.records()
+    assert f"records.jsonl, line 2: {problem}" in str(caught.value)
+    assert f"use that version, or remove {folder.path} to train the cell again" in str(caught.value)
+    assert (folder.path / "records.jsonl").read_bytes() == before
+
+
+def test_text_that_no_file_takes_comes_back_readable(tmp_path):
+    folder = RunFolder(tmp_path).cell("a")
+    folder.append(END | {"reason": "no file caf\udce9.png 🙂"})
+    with open(folder.path / "records.jsonl", "ab") as file:
+        file.write(b'{"kind": "note", "\\uDCE9": ["caf\xed\xb3\xa9"]}\n')
+    assert folder.records() == [
+        END | {"reason": "no file caf\\udce9.png 🙂"}, {"kind": "note", "\\udce9": ["caf\\udce9"]}
+    ]  # fmt: skip
+    RunFolder(tmp_path).write_request({"cells": [], "command": "compare caf\udce9"})
+    assert RunFolder(tmp_path).request()["command"] == "compare caf\\udce9"
+
+
+def test_several_writers_of_one_file_each_write_it_whole(tmp_path):
+    """In 4 threads: none fails, and who reads sees one of the contents whole."""
+    path, contents = tmp_path / "report.html", [bytes([65 + number]) * 50_000 for number in range(4)]
+    write_atomically(path, contents[0])
+    over, torn = threading.Event(), []
+
+    def read():
+        while not over.is_set():
+            torn.extend([found] if (found := path.read_bytes()) not in contents else [])
+
+    def write(content):
+        for _ in range(50):
+            write_atomically(path, content)
+
+    reader = threading.Thread(target=read)
+    reader.start()
+    with ThreadPoolExecutor(4) as pool:
+        done = [pool.submit(write, content) for content in contents]
+    over.set()
+    reader.join()
+    assert [future.exception() for future in done] == [None] * 4
+    assert not torn
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_link_in_the_way_is_not_followed(tmp_path, monkeypatch):
+    """Who may write to the folder knows which name comes next, say."""
+    victim = tmp_path / "victim"
+    victim.write_text("precious")
+    (tmp_path / "run").mkdir()
+    monkeypatch.setattr("secrets.token_hex", lambda size: "known")
+    for link in ("symlink_to", "hardlink_to"):
+        planted = tmp_path / "run" / f".run.json.{platform.node()}.{os.getpid()}.known.tmp"
+        getattr(planted, link)(victim)
+        with pytest.raises(RunFolderError, match="File exists"):
+            RunFolder(tmp_path / "run").write_request({"cells": []})
+        assert victim.read_text() == "precious"
+    RunFolder(tmp_path / "run").write_request({"cells": []})
+    assert not (tmp_path / "run" / "run.json").is_symlink()
+
+
+def test_what_a_killed_writer_left_is_removed_and_what_others_write_is_not(tmp_path):
+    ended = subprocess.Popen(["true"])
+    ended.wait()
+    name = f".run.json.{platform.node()}"
+    dead, alive = tmp_path / f"{name}.{ended.pid}.00.tmp", tmp_path / f"{name}.{os.getppid()}.00.tmp"
+    elsewhere, other = tmp_path / f".run.json.elsewhere.{ended.pid}.00.tmp", tmp_path / f"{name}.tmp"
+    for path in (dead, alive, elsewhere, other):
+        path.write_text("")
+    RunFolder(tmp_path).write_request({"cells": []})
+    assert set(tmp_path.iterdir()) == {tmp_path / "run.json", alive, elsewhere, other}
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", '{"a": 1}', pytest.param("[" * 200_000, id="brackets")])
 def test_a_damaged_request_is_named(tmp_path, content):
     (tmp_path / "run.json").write_text(content)
     with pytest.raises(RunFolderError, match=r"run\.json is damaged; expected a request with cells"):

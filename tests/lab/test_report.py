@@ -8,6 +8,7 @@ import pytest
 from chromium import chromium
 from groupnorm.lab.records import RunFolder
 from groupnorm.lab.report import render, write_report
+from groupnorm.lab.report.notes import notes
 from lab.synthetic import make_cell, make_run
 
 EVIL = "<script>window.harmed=1</script><img src=x onerror=window.harmed=1>"
@@ -265,6 +266,34 @@ def test_every_stage_and_size_of_a_run_has_a_page(tmp_path, render_and_open, cas
     assert page.locator(".progress").count() == (case in ("nothing", "half"))
     if case == "half":
         assert "12 of 20 runs have ended" in page.inner_text(".progress")
+
+
+def test_a_table_that_is_cut_off_says_how_to_see_the_rest(tmp_path, render_and_open, page):
+    phone = render_and_open(make_run(tmp_path / "run"))
+    hint = "#results .matrix .sideways"
+    wait_until(phone, f"getComputedStyle(document.querySelector('{hint}')).display", "inline-block")
+    assert phone.inner_text(hint).strip() == "Scroll sideways to see every column."
+    assert not page.locator(hint).is_visible()
+
+
+def test_one_difference_and_one_run_are_not_many(tmp_path):
+    one = render(make_run(tmp_path / "one", norms=["bn", "gn"], batch_sizes=[32], seeds=2))
+    assert "The difference to GN, with p value<" in one
+    assert "p of the paired t test." in one
+    several = render(make_run(tmp_path / "several", norms=["bn", "gn", "ln"], batch_sizes=[32], seeds=2))
+    assert "All 2 differences to GN, with p values<" in several
+    assert "not corrected for 2 comparisons." in several
+    single = render(make_run(tmp_path / "single", norms=["gn"], batch_sizes=[32], seeds=1))
+    assert "<span>1 run. Errors" in single
+
+
+def test_resized_images_are_not_called_a_part_of_the_data(tmp_path):
+    resized = notes(make_run(tmp_path / "resized", cells=[make_cell("gn", 32, 0, image_size=16)]))
+    assert resized["Resized images"] == "Side in pixels: 16."
+    assert "Reduced data" not in resized
+    fewer = notes(make_run(tmp_path / "fewer", cells=[make_cell("gn", 32, 0, limit_train=64)]))
+    assert fewer["Reduced data"].startswith("training images used: 64.")
+    assert "Resized images" not in fewer
 
 
 def test_a_request_for_nothing_has_a_page(tmp_path):

@@ -9,8 +9,8 @@ from torch import nn
 from groupnorm.lab import stack as module
 from groupnorm.lab.cell import Cell
 from groupnorm.lab.data import load
-from groupnorm.lab.records import TIMING, RunFolder
-from groupnorm.lab.stack import Stack, may_stack, stack
+from groupnorm.lab.records import TIMING, CellFolder, RunFolder
+from groupnorm.lab.stack import SEEDS, Stack, company, may_stack, stack
 from groupnorm.lab.train import DivergedError, Training
 from groupnorm.lab.worker import run_cells
 
@@ -152,6 +152,44 @@ def test_short_runs_and_large_images_are_not_tried(digits, monkeypatch):
     assert stack(trainings(digits)) is None
 
 
+def test_company_is_as_many_as_time_and_memory_allow(digits, monkeypatch):
+    run = trainings(digits)[0]
+    assert company(run) == SEEDS
+    monkeypatch.setattr(module, "_POSITIONS", 3 * 16 * 64)
+    assert company(run) == 3
+    monkeypatch.setattr(module, "_PARAMETERS", 2 * sum(p.numel() for p in run.model.parameters()))
+    assert company(run) == 2
+    monkeypatch.setattr(module, "_PARAMETERS", 1)
+    assert company(run) == 1
+    assert company(trainings(digits, OwnStep)[0]) == 1
+
+
+def test_more_seeds_than_fit_are_trained_in_turn_with_the_same_bits(digits, tmp_path, monkeypatch):
+    """Two together, then the third alone; it begins when the two have ended."""
+    told: list[tuple[str, dict]] = []
+    stacked: list[int] = []
+    begun = CellFolder.append
+
+    def append(folder, record):
+        if record["kind"] == "start":
+            told.append((folder.path.name, record))
+        begun(folder, record)
+
+    monkeypatch.setattr(CellFolder, "append", append)
+    monkeypatch.setattr(module, "SEEDS", 2)
+    monkeypatch.setattr("groupnorm.lab.worker.stack", lambda runs: stacked.append(len(runs)) or stack(runs))
+    three = cells(digits, norm="bn")
+    run_cells(three, RunFolder(tmp_path / "together"), lambda: digits, lambda *event: told.append(event))
+    assert stacked == [2]
+    first, second, third = (cell.id for cell in three)
+    order = [(name, event["kind"]) for name, event in told if event["kind"] in ("start", "end")]
+    assert order[:4] == [(first, "start"), (second, "start"), (first, "end"), (second, "end")]
+    assert order[4:] == [(third, "start"), (third, "end")]
+    for cell in three:
+        run_cells([cell], RunFolder(tmp_path / "alone"), lambda: digits, lambda *event: None)
+    assert records(tmp_path / "together") == records(tmp_path / "alone")
+
+
 @pytest.mark.parametrize("batch", [2, 16])
 @pytest.mark.parametrize("norm", ["bn", "gn"])
 def test_a_seed_that_diverges_leaves_the_others_their_bits(digits, norm, batch):
@@ -198,9 +236,9 @@ def test_a_worker_records_the_same_whatever_the_company(digits, tmp_path, monkey
         return emit
 
     broken = RunFolder(tmp_path / "broken")
-    for company, epochs in ((three, 2), (three[1:], 1)):  # seeds 0 and 1 are an epoch ahead of 2; then 2 catches up
+    for some, epochs in ((three, 2), (three[1:], 1)):  # seeds 0 and 1 are an epoch ahead of 2; then 2 catches up
         with pytest.raises(KilledError):
-            run_cells(company, broken, lambda: digits, kill_at(epochs))
+            run_cells(some, broken, lambda: digits, kill_at(epochs))
     run_cells(three[::2], broken, lambda: digits, lambda *event: None)
     run_cells(three, broken, lambda: digits, lambda *event: None)
     assert records(tmp_path / "together") == records(tmp_path / "alone") == records(tmp_path / "broken")

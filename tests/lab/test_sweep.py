@@ -11,6 +11,7 @@ import pytest
 from groupnorm.lab import compare, load
 from groupnorm.lab.cell import Cell
 from groupnorm.lab.records import RunFolder
+from groupnorm.lab.stack import SEEDS
 from groupnorm.lab.sweep import bundles, unfinished
 from groupnorm.lab.worker import run_cells
 from lab.killing import epochs_recorded, facts, wait_until, workers_of
@@ -67,7 +68,8 @@ def test_cells_with_a_result_are_not_handed_out_and_not_trained_again(tmp_path):
     run, five = RunFolder(tmp_path), [cell(seed=seed) for seed in range(5)]
     for one, status in zip(five, ("finished", "diverged", "undefined", "crashed"), strict=False):
         run.cell(one.id).append({"kind": "end", "status": status, "reason": ""})
-    assert unfinished(five, run) == five[3:]
+    cells = {one.id: one for one in five}
+    assert unfinished(cells, {name: run.cell(name).records() for name in cells}, run) == five[3:]
     run_cells(five[:3], run, lambda: pytest.fail("trained again"), lambda *event: None)
     assert all(len(run.cell(one.id).records()) == 1 for one in five[:3])
 
@@ -88,6 +90,11 @@ def test_bundles_are_split_until_no_worker_is_idle(workers, sizes):
     found = bundles(cells, workers)
     assert [len(bundle) for bundle in found] == sizes
     assert [c for bundle in found for c in bundle] == cells
+
+
+def test_a_bundle_is_no_larger_than_what_is_trained_together():
+    found = bundles([cell(seed=seed) for seed in range(2 * SEEDS + 3)], workers=2)
+    assert [len(bundle) for bundle in found] == [SEEDS, SEEDS, 3]
 
 
 def test_each_cell_carries_its_environment(unbroken):

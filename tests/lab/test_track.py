@@ -66,8 +66,8 @@ def test_a_crashed_cell_is_not_logged(tmp_path, monkeypatch):
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     (cell,) = Comparison(**QUICK, seeds=1).cells("0" * 16)
     run = RunFolder(tmp_path / "run")
-    run.cell(cell.id).append({"kind": "end", "status": "crashed", "reason": "no"})
-    for tracker in open_trackers(("mlflow", "wandb"), run, [cell]):
+    end = {"kind": "end", "status": "crashed", "reason": "no"}
+    for tracker in open_trackers(("mlflow", "wandb"), run, {cell.id: cell}, {cell.id: [end]}):
         tracker.close()
     assert not [*(tmp_path / "run" / "wandb").iterdir()]
 

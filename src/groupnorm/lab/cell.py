@@ -7,6 +7,9 @@ import re
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict
+from pydantic_core import PydanticSerializationError
+
+from groupnorm.lab.text import readable
 
 Status = Literal["pending", "running", "finished", "undefined", "diverged", "crashed"]
 """Where a cell stands. "undefined": the norm has one element per statistic in this network at this batch size.
@@ -46,6 +49,7 @@ class Cell(BaseModel):
         processes: processes that each take an equal part of every batch, with gradients averaged over all of them.
         task: ``package.module:Class``, a :class:`groupnorm.lab.train.Training` of another kind; None is that itself.
         options: what the task takes besides.
+        model_digest: digest of the network that the name stood for; None for a network of this package.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -73,6 +77,7 @@ class Cell(BaseModel):
     processes: int = 1
     task: str | None = None
     options: dict[str, Any] = {}
+    model_digest: str | None = None
 
     @property
     def id(self) -> str:
@@ -80,7 +85,12 @@ class Cell(BaseModel):
 
         What is left at its default does not count, so that a cell keeps its name when cells learn something new.
         """
-        digest = hashlib.sha256(self.model_dump_json(exclude_defaults=True).encode()).hexdigest()[:8]
+        try:
+            content = self.model_dump_json(exclude_defaults=True)
+        except PydanticSerializationError:  # a name that no encoding has
+            named = {name: readable(getattr(self, name)) for name in ("dataset", "model", "task", "options")}
+            content = self.model_copy(update=named).model_dump_json(exclude_defaults=True)
+        digest = hashlib.sha256(content.encode()).hexdigest()[:8]
         nb = f"-nb{self.normalization_batch}" if self.normalization_batch else ""
         norm = re.sub(r"[^a-z0-9]+", "", self.norm)
         return f"{norm}-bs{self.batch_size}{nb}-seed{self.seed}-{digest}"

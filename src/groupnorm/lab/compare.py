@@ -77,7 +77,7 @@ def _run(comparison: Comparison, dataset: Dataset, run: RunFolder, progress: boo
         },
     }
     return conduct(
-        comparison.cells(dataset.digest),
+        comparison.cells(dataset.digest, comparison.model_digests(dataset)),
         request,
         run,
         images={dataset.digest: len(dataset.train_images)},

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -15,6 +15,8 @@ from groupnorm.lab import models
 from groupnorm.lab.cell import Cell
 from groupnorm.lab.data import Dataset, load
 from groupnorm.lab.environment import cores
+from groupnorm.lab.models.identity import digest
+from groupnorm.lab.models.marking import ignored
 from groupnorm.lab.resolve import resolve
 from groupnorm.lab.track import TRACKERS
 from groupnorm.lab.train import Training
@@ -264,13 +266,24 @@ class Comparison(BaseModel):
             words += [flag, _written(value)]
         return [*words, "--out", str(out)]
 
-    def cells(self, data_digest: str) -> list[Cell]:
-        """All cells: norms, then batch sizes, then normalization batches, then seeds."""
+    def model_digests(self, dataset: Dataset) -> dict[str, str | None]:
+        """Of each norm, the digest of the network that is built with it; see :mod:`groupnorm.lab.models.identity`."""
+        images = dataset.batch(dataset.train_images[:2])
+        return {norm: digest(self.model, norm, images, dataset.num_classes) for norm in self.norms}
+
+    def cells(self, data_digest: str, model_digests: Mapping[str, str | None] | None = None) -> list[Cell]:
+        """All cells: norms, then batch sizes, then normalization batches, then seeds.
+
+        Args:
+            data_digest: of the dataset.
+            model_digests: as :meth:`model_digests` returns them; None is a network of this package.
+        """
         shared = self.model_dump(include=set(Cell.model_fields) & set(type(self).model_fields))
         return [
             Cell(
                 **shared,
                 data_digest=data_digest,
+                model_digest=(model_digests or {}).get(norm),
                 norm=norm,
                 batch_size=size,
                 normalization_batch=part if part != size // self.processes else None,
@@ -343,6 +356,8 @@ def _problems_with_networks(comparison: Comparison, dataset: Dataset) -> list[st
             if not isinstance(logits, torch.Tensor) or logits.shape != expected:
                 got = tuple(logits.shape) if isinstance(logits, torch.Tensor) else type(logits).__name__
                 raise ArgumentError(f"its output is {got}; expected logits {expected}")
+            if problem := ignored(network, norm):
+                problems.append(f"model: {comparison.model!r} ignores norm {norm!r}: the network {problem}")
         except (Exception, SystemExit) as error:  # a network of the user's own may raise anything
             shape = tuple(images.shape[1:])
             problems.append(

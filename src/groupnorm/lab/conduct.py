@@ -9,7 +9,7 @@ from groupnorm.lab.cell import Cell
 from groupnorm.lab.comparison import Comparison
 from groupnorm.lab.display import Display, Progress, Shows, Silent
 from groupnorm.lab.records import Record, RunFolder
-from groupnorm.lab.result import Result
+from groupnorm.lab.result import Result, varied
 from groupnorm.lab.schedulers import schedule
 from groupnorm.lab.sweep import unfinished
 from groupnorm.lab.track import open_trackers
@@ -37,12 +37,13 @@ def conduct(
         progress: show a live table.
     """
     run.write_request({**request, "cells": [cell.model_dump() for cell in cells]})
-    trackers = open_trackers(how.track, run, cells)
     by_id = {cell.id: cell for cell in cells}
+    records = {cell_id: run.cell(cell_id).records() for cell_id in by_id}
+    trackers = open_trackers(how.track, run, by_id, records)
     display: Shows = Silent()
     if progress:
-        display = Display(Progress(cells, run, images, how.worker_count or 1), Result(run.path).x, labels)
-    left = unfinished(cells, run)
+        display = Display(Progress(by_id, records, images, how.worker_count or 1), run.path, varied(cells), labels)
+    left = unfinished(by_id, records, run)
     with display, closing(schedule(left, run, how)) as events:
         for event in events:
             display.show(event)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import io
 import time
+from collections import Counter
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from statistics import fmean
 from typing import Any, Protocol, Self
 
@@ -15,8 +17,9 @@ from rich.table import Table
 from rich.text import Text
 
 from groupnorm.lab.cell import Cell
-from groupnorm.lab.records import RunFolder
+from groupnorm.lab.records import Record
 
+_MARKS = {"·": "no seed has ended", "…": "some seeds are still to come"}
 _STYLES = {"undefined": "dim", "diverged": "red", "crashed": "bold red"}
 
 
@@ -45,45 +48,64 @@ class Silent:
 class Progress:
     """What is known of a sweep while it runs: the status of each cell, and how long the rest will take.
 
+    Whatever the number of cells, an event and a question cost the same.
+
     Args:
-        cells: all cells of the sweep.
-        run: their records so far.
+        cells: all cells of the sweep, by their ids.
+        records: what is recorded of each, by the same ids.
         images: number of training images, by the digest of the data.
         workers: cells that train at the same time.
     """
 
-    def __init__(self, cells: Sequence[Cell], run: RunFolder, images: Mapping[str, int], workers: int) -> None:
-        self.cells = {cell.id: cell for cell in cells}
-        self.images, self.workers = images, workers
-        self.status = dict.fromkeys(self.cells, "pending")
-        self.steps = dict.fromkeys(self.cells, 0)
+    def __init__(
+        self,
+        cells: Mapping[str, Cell],
+        records: Mapping[str, Sequence[Record]],
+        images: Mapping[str, int],
+        workers: int,
+    ) -> None:
+        self.cells, self.workers = cells, workers
+        self.status = dict.fromkeys(cells, "pending")
         self.error: dict[str, float] = {}
+        self._counts = Counter(pending=len(cells))
         self._rates: dict[int, float] = {}  # seconds per pass through the network, by the images in it
-        for cell in cells:
-            for record in run.cell(cell.id).records():
-                self.take({"cell": cell.id, **record})
-            if self.status[cell.id] == "crashed":
-                self.status[cell.id] = "pending"
-        self.done_before = sum(status not in ("pending", "running") for status in self.status.values())
+        self._total = {i: images[cell.data_digest] // cell.batch_size * cell.epochs for i, cell in cells.items()}
+        self._left: dict[str, int] = {}  # steps of each cell
+        self._passes_left: Counter[int] = Counter()  # of all cells, by the images in a pass
+        for cell_id, total in self._total.items():
+            self._set_left(cell_id, total)
+        self._passes = sum(self._passes_left.values())
+        for cell_id in cells:
+            for record in records[cell_id]:
+                if record.get("status") != "crashed":  # that is tried again
+                    self.take({"cell": cell_id, **record})
+        self.done_before = self.ended
 
     def take(self, event: dict[str, Any]) -> None:
         """Take in one event of the sweep."""
         cell_id = event["cell"]
         if event["kind"] == "begin":
-            self.status[cell_id] = "running"
+            self._set_status(cell_id, "running")
         elif event["kind"] == "progress":
-            self.steps[cell_id] = event["step"]
+            self._set_left(cell_id, self._total[cell_id] - event["step"])
         elif event["kind"] == "epoch":
-            self.steps[cell_id] = event["step"]
+            self._set_left(cell_id, self._total[cell_id] - event["step"])
             self.error[cell_id] = event["error"]
-            passes = self._passes(self.cells[cell_id]) / self.cells[cell_id].epochs
-            self._rates[self.cells[cell_id].statistics_batch] = event["seconds"] / passes
+            cell = self.cells[cell_id]
+            steps = self._total[cell_id] // cell.epochs
+            self._rates[cell.statistics_batch] = event["seconds"] / max(1, steps * _passes_of_a_step(cell))
         elif event["kind"] == "end":
-            self.status[cell_id] = event["status"]
+            self._set_status(cell_id, event["status"])
+            self._set_left(cell_id, 0)
 
     def count(self, *statuses: str) -> int:
         """Number of cells in one of these statuses."""
-        return sum(status in statuses for status in self.status.values())
+        return sum(self._counts[status] for status in statuses)
+
+    @property
+    def ended(self) -> int:
+        """Number of cells that have ended, whatever their result."""
+        return len(self.cells) - self.count("pending", "running")
 
     @property
     def seconds_left(self) -> float | None:
@@ -91,30 +113,28 @@ class Progress:
         if not self._rates:
             return None
         usual = fmean(self._rates.values())
-        left = 0.0
-        for cell_id, cell in self.cells.items():
-            if self.status[cell_id] in ("pending", "running"):
-                total = self._total_steps(cell)
-                share = 1 - self.steps[cell_id] / total if total else 0.0
-                left += share * self._passes(cell) * self._rates.get(cell.statistics_batch, usual)
+        left = sum(passes * self._rates.get(images, usual) for images, passes in self._passes_left.items())
         return left / self.workers
 
     @property
     def fraction(self) -> float:
         """Share of all passes through the network that are done."""
-        total = done = 0.0
-        for cell_id, cell in self.cells.items():
-            passes = self._passes(cell)
-            total += passes
-            ended = self.status[cell_id] not in ("pending", "running")
-            done += passes if ended else passes * self.steps[cell_id] / max(1, self._total_steps(cell))
-        return done / total if total else 1.0
+        return 1 - sum(self._passes_left.values()) / self._passes if self._passes else 1.0
 
-    def _total_steps(self, cell: Cell) -> int:
-        return self.images[cell.data_digest] // cell.batch_size * cell.epochs
+    def _set_status(self, cell_id: str, status: str) -> None:
+        self._counts[self.status[cell_id]] -= 1
+        self._counts[status] += 1
+        self.status[cell_id] = status
 
-    def _passes(self, cell: Cell) -> float:
-        return self._total_steps(cell) * cell.batch_size / cell.statistics_batch
+    def _set_left(self, cell_id: str, steps: int) -> None:
+        cell = self.cells[cell_id]
+        passes = (steps - self._left.get(cell_id, 0)) * _passes_of_a_step(cell)
+        self._passes_left[cell.statistics_batch] += passes
+        self._left[cell_id] = steps
+
+
+def _passes_of_a_step(cell: Cell) -> int:
+    return cell.batch_size // cell.statistics_batch
 
 
 class Display:
@@ -122,6 +142,7 @@ class Display:
 
     Args:
         progress: what is known of the sweep.
+        folder: where its records lie.
         x: the quantity of the columns, "batch_size" or "normalization_batch".
         labels: what stands before a cell's norm, by the cell's id; None is nothing.
         console: where to draw; None is standard output.
@@ -130,12 +151,16 @@ class Display:
     def __init__(
         self,
         progress: Progress,
+        folder: Path,
         x: str,
         labels: Mapping[str, str] | None = None,
         console: Console | None = None,
     ) -> None:
-        self.progress, self.x = progress, x
+        self.progress, self.folder, self.x = progress, folder, x
         self.labels = labels or {}
+        self._rows: dict[str, dict[int, list[str]]] = {}  # the cells of each row by column
+        for cell_id, cell in progress.cells.items():
+            self._rows.setdefault(self._row(cell_id, cell), {}).setdefault(self._column(cell), []).append(cell_id)
         self.console = console or Console()
         self.begin = time.monotonic()
         self._live = Live(console=self.console, refresh_per_second=4, get_renderable=self.render)
@@ -143,13 +168,16 @@ class Display:
         self._drawn = 0.0
 
     def __enter__(self) -> Self:
-        if already := self.progress.done_before:
-            self.console.print(f"{already} of {len(self.progress.cells)} cells were finished before.")
         if self.console.is_jupyter:
             from IPython.display import display
 
             self._output = display(self, display_id=True)  # type: ignore[no-untyped-call]
-        elif self.console.is_terminal:
+            return self
+        already = self.progress.done_before
+        before = f", of which {already} {'was' if already == 1 else 'were'} finished before" if already else ""
+        start = f"{_cells(len(self.progress.cells))} in {self.folder}{before}."
+        self.console.print(start, markup=False, highlight=False, soft_wrap=True)
+        if self.console.is_terminal:
             self._live.start()
         return self
 
@@ -169,12 +197,12 @@ class Display:
                 self._output.update(self)
                 self._drawn = time.monotonic()
         elif event["kind"] == "end" and not self.console.is_terminal:
-            cell = self.progress.cells[event["cell"]]
-            ended = len(self.progress.cells) - self.progress.count("pending", "running")
-            result = f"{self.progress.error[cell.id]:5.1f}% error" if event["status"] == "finished" else event["status"]
+            cell_id, cell = event["cell"], self.progress.cells[event["cell"]]
+            result = f"{self.progress.error[cell_id]:5.1f}% error" if event["status"] == "finished" else event["status"]
+            count = f"[{self.progress.ended:>3}/{len(self.progress.cells)}]"
             self.console.print(
-                f"[{ended:>3}/{len(self.progress.cells)}] {self._row(cell):<6} batch size {cell.batch_size:<4} "
-                f"seed {cell.seed}: {result}{_left(self.progress.seconds_left)}",
+                f"{count} {self._row(cell_id, cell):<6} batch size {cell.batch_size:<4} seed {cell.seed}: {result}"
+                f"{_left(self.progress.seconds_left)}",
                 markup=False,
                 highlight=False,
             )
@@ -188,10 +216,9 @@ class Display:
         progress = self.progress
         line = Table.grid(padding=(0, 1))
         elapsed = _duration(time.monotonic() - self.begin)
-        ended = len(progress.cells) - progress.count("pending", "running")
         line.add_row(
             ProgressBar(total=1.0, completed=progress.fraction, width=20),
-            f"{ended}/{len(progress.cells)} cells, {progress.count('running')} running, "
+            f"{progress.ended}/{len(progress.cells)} cells, {progress.count('running')} running, "
             f"{elapsed}{_left(progress.seconds_left)}",
         )
         return Group(self.table(), line)
@@ -203,22 +230,21 @@ class Display:
 
     def table(self) -> Group:
         """Mean validation error of the seeds so far, for each norm and batch size."""
-        progress = self.progress
-        columns = list(dict.fromkeys(self._column(cell) for cell in progress.cells.values()))
+        columns = list(dict.fromkeys(self._column(cell) for cell in self.progress.cells.values()))
         table = Table()
         table.add_column("norm", style="bold")
         for column in columns:
             table.add_column(str(column), justify="right", min_width=6)
-        for row in dict.fromkeys(self._row(cell) for cell in progress.cells.values()):
-            entries = []
-            for column in columns:
-                here = [c.id for c in progress.cells.values() if self._row(c) == row and self._column(c) == column]
-                entries.append(self._entry(here))
+        shown = {row: [self._entry(found.get(column, [])) for column in columns] for row, found in self._rows.items()}
+        for row, entries in shown.items():
             table.add_row(row, *entries)
-        return Group(Text(f"validation error (%) over {self.x.replace('_', ' ')}", style="bold"), table)
+        title = Text(f"validation error (%) over {self.x.replace('_', ' ')}", style="bold")
+        drawn = "".join(entry.plain for entries in shown.values() for entry in entries)
+        legend = [f"{mark} {meaning}" for mark, meaning in _MARKS.items() if mark in drawn]
+        return Group(title, table, *([Text(", ".join(legend), style="dim")] if legend else []))
 
-    def _row(self, cell: Cell) -> str:
-        return f"{self.labels.get(cell.id, '')} {cell.norm}".lstrip()
+    def _row(self, cell_id: str, cell: Cell) -> str:
+        return f"{self.labels.get(cell_id, '')} {cell.norm}".lstrip()
 
     def _column(self, cell: Cell) -> int:
         return cell.batch_size if self.x == "batch_size" else cell.statistics_batch
@@ -233,6 +259,10 @@ class Display:
         if "running" in statuses or ("pending" in statuses and finished):
             entry.append(" …", style="cyan")
         return entry if entry.plain else Text("·", style="dim")
+
+
+def _cells(count: int) -> str:
+    return f"{count} cell{'s' * (count != 1)}"
 
 
 def _left(seconds: float | None) -> str:

@@ -21,7 +21,7 @@ from groupnorm.lab.cell import Cell
 from groupnorm.lab.distributed import meet
 from groupnorm.lab.randomness import seed_all
 from groupnorm.lab.train import training
-from groupnorm.lab.worker import dataset_of, make_deterministic
+from groupnorm.lab.worker import check_network, dataset_of, make_deterministic
 
 
 def main() -> None:
@@ -48,7 +48,9 @@ def _train(task: dict[str, Any]) -> None:
     torch.set_num_threads(cell.threads)
     if cell.device == "cuda":
         torch.cuda.set_device(rank)
-    run = training(cell, dataset_of(cell, Path(task["data_dir"]) if task["data_dir"] else None, {}))
+    dataset = dataset_of(cell, Path(task["data_dir"]) if task["data_dir"] else None, {})
+    check_network(cell, dataset)
+    run = training(cell, dataset)
     run.load_state_dict(torch.load(folder / "state.pt", map_location="cpu", weights_only=True))
     (folder / f"{rank}.ready").touch()
     meet(run, rank, folder)

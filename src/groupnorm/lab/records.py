@@ -15,9 +15,12 @@ it stands for. Whole files are written beside their place and moved there, so th
 
 from __future__ import annotations
 
+import glob
 import io
 import json
 import os
+import platform
+import secrets
 import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -27,6 +30,9 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from groupnorm.errors import GroupNormError
+from groupnorm.lab.cell import Cell
+from groupnorm.lab.form import cells_of, problem_of
+from groupnorm.lab.text import readable
 
 Record = dict[str, Any]
 
@@ -49,7 +55,11 @@ class CellFolder:
         self.path = path
 
     def records(self) -> list[Record]:
-        """All records up to the first that is torn by a kill or damaged, in order."""
+        """All records up to the first that is torn by a kill or damaged, in order.
+
+        Raises:
+            RunFolderError: the file cannot be read, or a whole record is not one of this version.
+        """
         path = self.path / "records.jsonl"
         try:
             data = path.read_bytes()
@@ -61,13 +71,15 @@ class CellFolder:
                 f"compare --out` wrote: repair it, or choose another --out"
             ) from error
         found: list[Record] = []
-        for line in data.splitlines(keepends=True):
-            try:
-                record = json.loads(line) if line.endswith(b"\n") else None
-            except ValueError:
-                break
+        for number, line in enumerate(data.splitlines(keepends=True), start=1):
+            record = _parsed(line) if line.endswith(b"\n") else None
             if not isinstance(record, dict) or "kind" not in record:
                 break
+            if problem := problem_of(record):
+                raise RunFolderError(
+                    f"{path}, line {number}: {problem}: the file was changed, or written by another version of "
+                    f"groupnorm; use that version, or remove {self.path} to train the cell again"
+                )
             found.append(record)
         return found
 
@@ -162,21 +174,37 @@ class RunFolder:
         """What was asked for.
 
         Raises:
-            RunFolderError: the folder holds no run.
+            RunFolderError: the folder holds no run, or one that this version does not read.
         """
         path = self.path / "run.json"
         try:
-            request = json.loads(path.read_text())
+            request = _parsed(path.read_bytes())
         except OSError as error:
             raise RunFolderError(
                 f"{self.path} holds no run.json that can be read ({error.strerror}); expected a folder that `groupnorm "
                 f"compare --out` wrote"
             ) from None
-        except ValueError:
-            request = None
         if not isinstance(request, dict) or "cells" not in request:
             raise RunFolderError(f"{path} is damaged; expected a request with cells: run the same compare again")
+        if not isinstance(request.get("dataset") or {}, dict):
+            raise RunFolderError(
+                f"{path}: dataset is {request['dataset']!r}; expected a dictionary: run the same compare again"
+            )
         return request
+
+    def cells(self, request: Record) -> list[Cell]:
+        """The cells of a request of this folder, in their order.
+
+        Raises:
+            RunFolderError: they are not those of this version.
+        """
+        try:
+            return cells_of(request)
+        except ValueError as error:
+            raise RunFolderError(
+                f"{self.path / 'run.json'}: {error}; expected cells as this version of groupnorm writes them: use the "
+                f"version that wrote them, or run the same compare again"
+            ) from None
 
     def write(self, name: str, content: str | bytes) -> Path:
         """Write a whole file below the folder and return its path."""
@@ -192,12 +220,17 @@ class RunFolder:
 
 
 def write_atomically(path: Path, content: bytes | memoryview) -> None:
-    """Write a file so that it is either the old one or the whole new one, whenever the process is killed."""
-    temporary = path.with_name(f".{path.name}.tmp")  # one name, so that a kill leaves no more than one behind
+    """Write a file so that it is either the old one or the whole new one, whenever the process is killed.
+
+    Several may write the same file at the same time: the last whole one stays.
+    """
+    name = f".{path.name}.{platform.node()}.{os.getpid()}.{secrets.token_hex(4)}.tmp"
+    temporary = path.with_name(name)  # of this call alone, so that no other writer moves or empties it
     try:
         with _writable(path.parent):
             path.parent.mkdir(parents=True, exist_ok=True)
-            with open(temporary, "wb") as file:
+            _drop_abandoned(path)
+            with open(temporary, "xb") as file:  # fails where anything has the name, a link to another file too
                 file.write(content)
                 file.flush()
                 os.fsync(file.fileno())
@@ -205,6 +238,32 @@ def write_atomically(path: Path, content: bytes | memoryview) -> None:
     finally:
         with suppress(OSError):
             temporary.unlink(missing_ok=True)
+
+
+def _drop_abandoned(path: Path) -> None:
+    """Remove what writers of this file left that were killed: processes of this machine that no longer run."""
+    here = f".{path.name}.{platform.node()}."
+    for left in path.parent.glob(f"{glob.escape(here)}*.tmp"):
+        with suppress(ValueError, OSError):
+            if not _runs(int(left.name.removeprefix(here).partition(".")[0])):
+                left.unlink()
+
+
+def _runs(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except OSError as error:
+        return not isinstance(error, ProcessLookupError)
+    return True
+
+
+def _parsed(data: bytes) -> Any:
+    """The value that some JSON stands for, with readable text; None where it is none."""
+    try:
+        value = json.loads(data)
+    except (ValueError, RecursionError):  # RecursionError: brackets without end
+        return None
+    return readable(value) if b"\\ud" in data.lower() or b"\xed" in data else value  # else it has no surrogate
 
 
 @contextmanager

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
+from statistics import median
 from typing import TYPE_CHECKING, Any
-
-import pandas as pd
 
 from groupnorm.lab.cell import Cell
 from groupnorm.lab.records import Record, RunFolder
 
 if TYPE_CHECKING:
+    import pandas as pd
     from matplotlib.figure import Figure
 
 
@@ -27,7 +28,7 @@ class Result:
         self._run = RunFolder(folder)
         self.folder = self._run.path
         self.request: Record = self._run.request()
-        self.cells: list[Cell] = [Cell(**fields) for fields in self.request["cells"]]
+        self.cells: list[Cell] = self._run.cells(self.request)
         self._records = {cell.id: self._run.cell(cell.id).records() for cell in self.cells}
 
     @property
@@ -38,6 +39,8 @@ class Result:
         the last epoch; NaN unless finished), best_error (percent, the lowest of all epochs), loss, epochs (done),
         steps, seconds (of training), images_per_second (median over epochs), cell (id).
         """
+        import pandas as pd  # not where a sweep or its workers begin: it takes as long as half of torch
+
         return pd.DataFrame([self._row(cell) for cell in self.cells])
 
     @property
@@ -47,6 +50,8 @@ class Result:
         The record has: epoch, step, loss (mean over the epoch's training batches), train_error (percent, over the
         same batches in training mode), error (percent, validation), learning_rate, seconds, images_per_second.
         """
+        import pandas as pd
+
         rows = [
             {**_keys(cell), **{k: v for k, v in record.items() if k != "kind"}}
             for cell in self.cells
@@ -68,9 +73,7 @@ class Result:
     @property
     def x(self) -> str:
         """The column that the sweep varies: "batch_size" or "normalization_batch"."""
-        one_batch_size = len({cell.batch_size for cell in self.cells}) == 1
-        several = len({cell.statistics_batch for cell in self.cells}) > 1
-        return "normalization_batch" if one_batch_size and several else "batch_size"
+        return varied(self.cells)
 
     def plot(self) -> Figure:
         """Figure 1 of the paper: validation error over batch size, mean and 95% interval over seeds."""
@@ -106,7 +109,7 @@ class Result:
             "epochs": len(epochs),
             "steps": epochs[-1]["step"] if epochs else 0,
             "seconds": sum(e["seconds"] for e in epochs) if epochs else nan,
-            "images_per_second": pd.Series([e["images_per_second"] for e in epochs], dtype=float).median(),
+            "images_per_second": median(e["images_per_second"] for e in epochs) if epochs else nan,
         }
 
 
@@ -117,9 +120,16 @@ def load(folder: Path | str) -> Result:
         folder: the ``--out`` of ``groupnorm compare``.
 
     Raises:
-        RunFolderError: the folder holds no run.
+        RunFolderError: the folder holds no run, or records that this version does not read.
     """
     return Result(folder)
+
+
+def varied(cells: Sequence[Cell]) -> str:
+    """The column that a sweep varies: "batch_size" or "normalization_batch"."""
+    one_batch_size = len({cell.batch_size for cell in cells}) == 1
+    several = len({cell.statistics_batch for cell in cells}) > 1
+    return "normalization_batch" if one_batch_size and several else "batch_size"
 
 
 def _keys(cell: Cell) -> dict[str, Any]:

@@ -28,8 +28,13 @@ from groupnorm.lab.records import Record
 from groupnorm.lab.train import DivergedError, Training, check_finite, set_learning_rate
 from groupnorm.nn import GroupNorm
 
+SEEDS = 16
+"""At most so many are trained together: with twice as many a step of the digits is 5% faster at best, but the first
+result comes twice as late."""
+
 _TRIAL_STEPS = 4  # of each seed, alone and stacked; the first is not timed
 _WORTHWHILE_STEPS = 20 * _TRIAL_STEPS  # left in the run, for the trial to pay
+_PARAMETERS = 2**26  # of all seeds; the trial has five copies of each: 1.3 GB
 _POSITIONS = 2**17  # S * N * H * W; above, a step is long enough to fill a core, and memory counts
 _APART = (nn.ReLU, nn.SiLU, nn.GELU, nn.Identity, nn.MaxPool2d, nn.AvgPool2d, nn.AdaptiveAvgPool2d)
 
@@ -39,6 +44,24 @@ def may_stack(cell: Cell) -> bool:
     return cell.device == "cpu" and cell.precision == "fp32" and cell.processes == 1
 
 
+def company(run: Training) -> int:
+    """Number of seeds of its cell that a training is worth being tried with, itself included; 1 is none."""
+    cell = run.cell
+    height, width = run.dataset.train_images.shape[2:]
+    left = (cell.epochs - run.epochs_done) * run.steps_per_epoch
+    if (
+        not may_stack(cell)
+        or type(run).step is not Training.step
+        or type(run).epoch is not Training.epoch
+        or type(run.optimizer) is not torch.optim.SGD
+        or left * cell.batch_size < _WORTHWHILE_STEPS * cell.statistics_batch
+    ):
+        return 1
+    parameters = sum(parameter.numel() for parameter in run.model.parameters())
+    room = min(_POSITIONS // (cell.statistics_batch * height * width), _PARAMETERS // max(1, parameters), SEEDS)
+    return max(1, room)
+
+
 def stack(runs: Sequence[Training]) -> Stack | None:
     """The trainings as one, where that gives the bits of each alone and is faster; None where it does not.
 
@@ -46,16 +69,7 @@ def stack(runs: Sequence[Training]) -> Stack | None:
         runs: trainings of one cell with different seeds, each after the same number of epochs, at least two.
     """
     first = runs[0]
-    height, width = first.dataset.train_images.shape[2:]
-    left = (first.cell.epochs - first.epochs_done) * first.steps_per_epoch
-    if (
-        not may_stack(first.cell)
-        or type(first).step is not Training.step
-        or type(first).epoch is not Training.epoch
-        or type(first.optimizer) is not torch.optim.SGD
-        or left * first.cell.batch_size < _WORTHWHILE_STEPS * first.cell.statistics_batch
-        or len(runs) * first.cell.statistics_batch * height * width > _POSITIONS
-    ):
+    if company(first) < len(runs):
         return None
     before = get_state(first.device)
     try:

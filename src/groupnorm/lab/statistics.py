@@ -32,7 +32,7 @@ class Estimate:
         low, high: the 95% interval; NaN of fewer than two values.
         std: standard deviation with n - 1; NaN of fewer than two values.
         p: two-sided p value of the hypothesis that the true mean is zero; NaN of fewer than two values. When all
-            values are equal it is 1 if they are zero and 0 if not, and the interval is a point.
+            values are equal it is NaN too, since a t test needs a spread, and the interval is a point.
     """
 
     n: int
@@ -52,7 +52,7 @@ def estimate(values: Iterable[float]) -> Estimate:
         return Estimate(n, mean, math.nan, math.nan, math.nan, math.nan)
     std = math.sqrt(math.fsum((value - mean) ** 2 for value in found) / (n - 1))
     if std <= _ROUNDING * max(abs(value) for value in found):
-        return Estimate(n, mean, mean, mean, 0.0, float(mean == 0))
+        return Estimate(n, mean, mean, mean, 0.0, math.nan)
     error = std / math.sqrt(n)
     half = float(stats.t.ppf((1 + CONFIDENCE) / 2, n - 1)) * error
     return Estimate(n, mean, mean - half, mean + half, std, 2 * float(stats.t.sf(abs(mean) / error, n - 1)))

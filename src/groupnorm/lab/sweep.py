@@ -9,14 +9,15 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Generator, Iterator, Sequence
+from collections import deque
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from pathlib import Path
 from queue import SimpleQueue
 from typing import Any
 
 from groupnorm.lab.cell import FINAL, Cell
 from groupnorm.lab.records import Record, RunFolder
-from groupnorm.lab.stack import may_stack
+from groupnorm.lab.stack import SEEDS, may_stack
 
 WORKER = "GROUPNORM_WORKER"
 """Environment variable by which a worker process knows itself."""
@@ -25,15 +26,20 @@ Event = dict[str, Any]
 """A record of a cell with its id under "cell", or {"kind": "begin" | "progress"}."""
 
 
-def unfinished(cells: Sequence[Cell], run: RunFolder) -> list[Cell]:
-    """The cells that have no final result yet, the longest first, so that the last ones end together."""
+def unfinished(cells: Mapping[str, Cell], records: Mapping[str, Sequence[Record]], run: RunFolder) -> list[Cell]:
+    """The cells that have no final result yet, the longest first, so that the last ones end together.
+
+    Args:
+        cells: all cells, by their ids.
+        records: what is recorded of each, by the same ids.
+        run: the folder of the records; it loses the checkpoints of what is finished.
+    """
     left = []
-    for cell in cells:
-        folder = run.cell(cell.id)
-        if status(folder.records()) not in FINAL:
+    for cell_id, cell in cells.items():
+        if status(records[cell_id]) not in FINAL:
             left.append(cell)
         else:
-            folder.drop_checkpoint()  # a kill may have come between the result and this
+            run.cell(cell_id).drop_checkpoint()  # a kill may have come between the result and this
     return sorted(left, key=lambda cell: cell.statistics_batch)
 
 
@@ -44,11 +50,11 @@ def bundles(cells: Sequence[Cell], workers: int) -> list[list[Cell]]:
         cells: in the order in which they are to be trained; a bundle stands where its first cell stood.
         workers: number of processes.
     """
-    found: dict[str, list[Cell]] = {}
+    alike: dict[str, list[Cell]] = {}
     for cell in cells:
-        alike = cell.model_copy(update={"seed": 0}).id if may_stack(cell) else cell.id
-        found.setdefault(alike, []).append(cell)
-    parts = list(found.values())
+        key = cell.model_copy(update={"seed": 0}).id if may_stack(cell) else cell.id
+        alike.setdefault(key, []).append(cell)
+    parts = [found[i : i + SEEDS] for found in alike.values() for i in range(0, len(found), SEEDS)]
     while len(parts) < min(workers, len(cells)):
         longest = max(range(len(parts)), key=lambda place: len(parts[place]))
         half = (len(parts[longest]) + 1) // 2
@@ -69,12 +75,12 @@ def sweep(cells: Sequence[Cell], run: RunFolder, workers: int, data_dir: Path | 
         data_dir: where the datasets lie.
     """
     events: SimpleQueue[tuple[_Worker, Event | None]] = SimpleQueue()
-    left = bundles(cells, workers)
+    left = deque(bundles(cells, workers))
     active: set[_Worker] = set()
 
     def next_bundle(worker: _Worker) -> Iterator[Event]:
         if left:
-            worker.give(left.pop(0), data_dir)
+            worker.give(left.popleft(), data_dir)
             for cell_id in worker.bundle:
                 yield {"kind": "begin", "cell": cell_id}
         else:
@@ -197,5 +203,6 @@ def ending(code: int) -> str:
     return f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
 
 
-def status(records: list[Record]) -> str:
+def status(records: Sequence[Record]) -> str:
+    """How a cell ended by its records, or "pending"."""
     return str(records[-1]["status"]) if records and records[-1]["kind"] == "end" else "pending"

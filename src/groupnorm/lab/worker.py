@@ -16,20 +16,22 @@ import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from queue import SimpleQueue
 from typing import Any, TextIO
 
 import torch
 
-from groupnorm.errors import SingleElementError
+from groupnorm.errors import ArgumentError, SingleElementError
 from groupnorm.lab.cell import FINAL, Cell, Status
 from groupnorm.lab.data import DataError, Dataset, load
 from groupnorm.lab.distributed import data_parallel
 from groupnorm.lab.environment import environment
+from groupnorm.lab.models.identity import digest
 from groupnorm.lab.records import CellFolder, Record, RunFolder, RunFolderError
-from groupnorm.lab.stack import stack
+from groupnorm.lab.stack import company, stack
+from groupnorm.lab.text import readable
 from groupnorm.lab.train import DivergedError, Training, training
 
 Emit = Callable[[Record], None]
@@ -111,7 +113,7 @@ class _Place:
             with suppress(OSError):  # the disk may be full
                 traceback.print_exc()
             if not _result(self.folder.records()):  # what fails after a result does not undo it
-                self._end("crashed", f"{type(error).__name__}: {error}")
+                self._end("crashed", readable(f"{type(error).__name__}: {error}"))
 
 
 def _result(records: Sequence[Record]) -> bool:
@@ -138,14 +140,20 @@ def run_cells(
         emit: called with a cell's id and each new record, and with ``{"kind": "progress", "step": ...}`` in between.
         data_dir: where the other processes of a cell find the dataset.
     """
-    places = [_Place(cell, run.cell(cell.id), load_data, partial(emit, cell.id), data_dir) for cell in cells]
-    for place in places:
-        place.begin()
-    left = [place for place in places if place.training]
-    while len(left) > 1 and _train_together(left):
-        left = [place for place in left if place.training]
-    for place in left:
-        place.train()
+    waiting = [_Place(cell, run.cell(cell.id), load_data, partial(emit, cell.id), data_dir) for cell in cells]
+    while waiting:
+        first, *waiting = waiting
+        first.begin()
+        if first.training is None:
+            continue
+        others = company(first.training) - 1  # no more begin, which would take memory, and time before the first result
+        left, waiting = [first, *waiting[:others]], waiting[others:]
+        for place in left[1:]:
+            place.begin()
+        while len(left := [place for place in left if place.training]) > 1 and _train_together(left):
+            pass
+        for place in left:
+            place.train()
 
 
 def _train_together(places: Sequence[_Place]) -> bool:
@@ -259,10 +267,30 @@ def run_bundle(
     make_deterministic()
     torch.set_num_threads(cells[0].threads)
     loaded = {} if datasets is None else datasets
+
+    @cache
+    def load_data() -> Dataset:
+        dataset = dataset_of(cells[0], data_dir, loaded)
+        check_network(cells[0], dataset)
+        return dataset
+
     with ExitStack() as locks:
         for cell in cells:
             locks.enter_context(run.cell(cell.id).lock())
-        run_cells(cells, run, partial(dataset_of, cells[0], data_dir, loaded), emit, data_dir)
+        run_cells(cells, run, load_data, emit, data_dir)
+
+
+def check_network(cell: Cell, dataset: Dataset) -> None:
+    """Raise ArgumentError unless the network that the cell's model names is still the one that was planned."""
+    if cell.model_digest is None:
+        return
+    found = digest(cell.model, cell.norm, dataset.batch(dataset.train_images[:2]), dataset.num_classes)
+    if found != cell.model_digest:
+        raise ArgumentError(
+            f"model {cell.model!r} has digest {found}; expected {cell.model_digest}, as when the sweep was planned: if "
+            f"its code changed, start the command again; a factory must return the same network every time, so seed "
+            f"what it draws"
+        )
 
 
 def dataset_of(cell: Cell, data_dir: Path | None, loaded: dict[str, Dataset]) -> Dataset:

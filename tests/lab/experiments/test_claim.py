@@ -30,7 +30,9 @@ def effect(values, **bounds):
         ([-3, -3.1, -2.9], {"above": -2, "below": 2}, "not reproduced"),
         ([3, 3.1, 2.9], {"below": 2}, "not reproduced"),
         ([1.5, 2.0, 2.5], {"below": 2}, "inconclusive"),
-        ([3, 3, 3], {"above": 3}, "not reproduced"),
+        ([-6.25, -6.25], {"above": 3}, "inconclusive"),
+        ([5, 5, 5], {"above": 3}, "inconclusive"),
+        ([2.1 - 1.9, 2.2 - 2.0], {"above": 0}, "inconclusive"),
         ([9], {"above": 3}, "inconclusive"),
         ([], {"above": 3}, "not run"),
         ([math.nan, math.nan], {"above": 3}, "not run"),
@@ -43,7 +45,7 @@ def test_the_interval_decides(values, bounds, verdict):
 
 
 def test_all_effects_have_to_hold_and_one_that_fails_decides():
-    right, wrong, unsure = effect([5, 5, 5], above=3), effect([1, 1, 1], above=3), effect([2, 3, 4], above=3)
+    right, wrong, unsure = (effect(values, above=3) for values in ([5, 5.1], [1, 1.1], [2, 3, 4]))
     assert judge(claim(right, right), "name", NOTHING).verdict == "reproduced"
     assert judge(claim(right, unsure), "name", NOTHING).verdict == "inconclusive"
     assert judge(claim(unsure, wrong, right), "name", NOTHING).verdict == "not reproduced"
@@ -53,6 +55,12 @@ def test_all_effects_have_to_hold_and_one_that_fails_decides():
 def test_without_evidence_nothing_was_run():
     finding = judge(claim(effect([5, 5, 5], above=3)), "name", None)
     assert (finding.verdict, finding.estimates, finding.evidence) == ("not run", (), None)
+
+
+def test_smoke_is_measured_and_not_judged():
+    finding = judge(claim(effect([5, 5.1, 4.9], above=3)), "name", Evidence({"scale": "smoke"}, []))
+    assert finding.verdict == "no verdict"
+    assert finding.estimates[0].mean == pytest.approx(5)
 
 
 def test_the_bounds_are_written_out():

@@ -93,7 +93,8 @@ def test_records_become_evidence_and_an_arm_that_shares_a_cell_has_it_too(tmp_pa
     run, first, second = RunFolder(tmp_path), Cell(**CELL), Cell(**CELL | {"seed": 1})
     folder = run.cell(first.id)
     folder.append({"kind": "start", "cell": first.model_dump(), "environment": ENVIRONMENT, "time": 86400.0})
-    folder.append({"kind": "epoch", "epoch": 1, "error": 12.5, "seconds": 1.0})
+    numbers = {"epoch": 1, "step": 4, "train_error": 25.0, "error": 12.5, "seconds": 1.0, "images_per_second": 64.0}
+    folder.append({"kind": "epoch", **numbers})
     folder.append({"kind": "end", "status": "finished", "reason": ""})
     run.write_request(
         {"experiment": "name", "scale": "small", "command": "groupnorm run name", "last": 1}

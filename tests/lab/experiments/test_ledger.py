@@ -2,6 +2,7 @@
 
 import json
 
+import pytest
 from typer.testing import CliRunner
 
 from groupnorm.lab.cell import Cell
@@ -63,6 +64,22 @@ def test_runs_of_ones_own_are_judged_and_smoke_is_not(tmp_path):
     (tmp_path / "batch-size-smoke").rename(tmp_path / "batch-size-small")
     measured = [finding for finding in ledger(tmp_path) if finding.evidence]
     assert {finding.experiment for finding in measured} == {"batch-size"}
+
+
+@pytest.mark.parametrize("below", ["nowhere", "", "norms-small"])
+def test_a_folder_without_runs_is_refused(tmp_path, below):
+    (tmp_path / "norms-small").mkdir()
+    runs = tmp_path / below if below else tmp_path.parent
+    found = CliRunner().invoke(app, ["claims", "--runs", str(runs)])
+    assert found.exit_code == 2
+    assert f"{runs} holds no run of an experiment; expected a folder with the folders NAME-SCALE" in found.output
+
+
+def test_the_run_of_another_version_is_refused(tmp_path):
+    RunFolder(tmp_path / "norms-small").write_request({"experiment": "norms", "scale": "small", "cells": []})
+    found = CliRunner().invoke(app, ["claims", "--runs", str(tmp_path)])
+    assert found.exit_code == 2
+    assert "run.json lacks command, last, arms, labels; expected what this version" in found.output
 
 
 def test_the_largest_scale_that_was_run_is_judged(tmp_path):

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import sys
+from io import TextIOWrapper
+
 import typer
 
 from groupnorm.lab.cli import bench, claims, compare, convert, doctor, ls, report, run
@@ -25,4 +28,6 @@ app.command()(doctor.doctor)
 
 def main() -> None:
     """Entry point of the ``groupnorm`` command."""
+    if isinstance(sys.stdout, TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # a file name may hold what no encoding has
     app()

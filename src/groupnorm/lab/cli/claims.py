@@ -14,11 +14,19 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from groupnorm.lab.cli.outcome import outcome
+
 if TYPE_CHECKING:
     from groupnorm.lab.experiments.claim import Finding
     from groupnorm.lab.statistics import Estimate
 
-_COLORS = {"reproduced": "green", "not reproduced": "red", "inconclusive": "yellow", "not run": "dim"}
+_COLORS = {
+    "reproduced": "green",
+    "not reproduced": "red",
+    "inconclusive": "yellow",
+    "no verdict": "dim",
+    "not run": "dim",
+}
 
 
 def claims(
@@ -34,7 +42,8 @@ def claims(
     """List every claim with its source, its published number and what was measured, with a verdict."""
     from groupnorm.lab.experiments import ledger
 
-    findings = ledger.ledger(runs)
+    with outcome():
+        findings = ledger.ledger(runs)
     if as_json:
         typer.echo(json.dumps(ledger.as_json(findings), indent=1, ensure_ascii=False))
         return
@@ -68,7 +77,7 @@ def findings_table(experiment: str, findings: Sequence[Finding]) -> Table:
             f"{claim.statement}\n[dim]{claim.source}. Refuted if {claim.refuted}.{note}[/]",
             claim.published,
             "\n".join(measured),
-            Text(finding.verdict, style=_COLORS[finding.verdict]),
+            Text(finding.verdict, style=_COLORS.get(finding.verdict, "dim")),
         )
     return table
 

@@ -64,6 +64,8 @@ def run(
         evidence = run_experiment(name, scale, out=folder, **options)
     findings = [judge(claim, name, evidence) for claim in find(name).claims]
     console.print(findings_table(name, findings))
+    if scale == "smoke":
+        console.print("The scale smoke shows that all runs; it is too small for a verdict: take --scale small.")
     console.print(f"Picture: {folder / 'figure.png'}", highlight=False, markup=False, soft_wrap=True)
     crashed = [row for row in evidence.rows if row["status"] == "crashed"]
     for row in crashed:

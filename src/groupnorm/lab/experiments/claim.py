@@ -14,7 +14,8 @@ from groupnorm.lab.statistics import Estimate, estimate
 if TYPE_CHECKING:
     from groupnorm.lab.experiments.evidence import Evidence
 
-Verdict = Literal["reproduced", "not reproduced", "inconclusive", "not run"]
+Verdict = Literal["reproduced", "not reproduced", "inconclusive", "no verdict", "not run"]
+"""About a claim. "no verdict": what ran is too small to judge, the scale smoke."""
 
 
 @dataclass(frozen=True)
@@ -36,12 +37,15 @@ class Effect:
     over: str = "seeds"
 
     def verdict(self, found: Estimate) -> Verdict:
-        """Reproduced when the whole 95% interval is allowed, not reproduced when none of it is, else inconclusive."""
+        """Reproduced when the whole 95% interval is allowed, not reproduced when none of it is, else inconclusive.
+
+        So is an interval of no width: two seeds with the same value say nothing about a third.
+        """
         if not found.n:
             return "not run"
         low = -math.inf if self.above is None else self.above
         high = math.inf if self.below is None else self.below
-        if math.isnan(found.low):
+        if not found.low < found.high:
             return "inconclusive"
         if low < found.low and found.high < high:
             return "reproduced"
@@ -85,7 +89,8 @@ class Finding:
     Attributes:
         claim: the claim.
         experiment: name of the experiment that tests it.
-        verdict: about the claim: "not reproduced" when one effect is, "reproduced" when all are.
+        verdict: about the claim: "not reproduced" when one effect is, "reproduced" when all are; "no verdict" of the
+            scale smoke.
         estimates: mean and 95% interval over seeds of each effect, in the claim's order; empty if not run.
         evidence: what it was measured on; None if not run.
     """
@@ -102,6 +107,8 @@ def judge(claim: Claim, experiment: str, evidence: Evidence | None) -> Finding:
     if evidence is None:
         return Finding(claim, experiment, "not run")
     estimates = tuple(estimate(effect.measure(evidence)) for effect in claim.effects)
+    if evidence.head.get("scale") == "smoke":
+        return Finding(claim, experiment, "no verdict", estimates, evidence)
     verdicts = [effect.verdict(found) for effect, found in zip(claim.effects, estimates, strict=True)]
     order: tuple[Verdict, ...] = ("not reproduced", "not run", "inconclusive", "reproduced")
     return Finding(claim, experiment, min(verdicts, key=order.index), estimates, evidence)

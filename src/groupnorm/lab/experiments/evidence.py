@@ -20,6 +20,7 @@ FILE = "evidence.jsonl"
 """The summary's name in a run folder."""
 
 _DIGITS = 6  # significant ones of each number kept
+_HEAD = ("experiment", "scale", "command", "last", "arms")
 _ALWAYS = ("epoch", "step", "error", "train_error", "seconds")  # of the measures, those that every epoch has
 
 
@@ -113,16 +114,20 @@ def summarise(run: RunFolder) -> Evidence:
     """The evidence in the folder of an experiment, finished or not.
 
     Raises:
-        RunFolderError: the folder holds no experiment.
+        RunFolderError: the folder holds no experiment, or one that this version does not read.
     """
     request = run.request()
     if "experiment" not in request:
         raise RunFolderError(f"{run.path} holds a comparison; expected a folder that `groupnorm run` wrote")
+    if lacking := [key for key in (*_HEAD, "labels") if key not in request]:
+        raise RunFolderError(
+            f"{run.path / 'run.json'} lacks {', '.join(lacking)}; expected what this version of groupnorm writes: use "
+            f"the version that wrote it, or run the same experiment again"
+        )
     rows: list[dict[str, Any]] = []
     environments: list[dict[str, Any]] = []
     times: list[float] = []
-    for fields in request["cells"]:
-        cell = Cell(**fields)
+    for cell in run.cells(request):
         records = run.cell(cell.id).records()
         end = records[-1] if records and records[-1]["kind"] == "end" else None
         epochs = [
@@ -136,7 +141,7 @@ def summarise(run: RunFolder) -> Evidence:
                 "reason": end["reason"] if end else "",
                 "epochs": epochs,
             }
-            for arm in request["labels"][cell.id]
+            for arm in request["labels"].get(cell.id, [])
         ]
         for record in records[:1]:
             if record["kind"] != "start":  # it crashed before it began
@@ -145,7 +150,7 @@ def summarise(run: RunFolder) -> Evidence:
             if record["environment"] not in environments:
                 environments.append(record["environment"])
     date = pd.Timestamp(max(times), unit="s").strftime("%Y-%m-%d") if times else ""
-    head = {key: request[key] for key in ("experiment", "scale", "command", "last", "arms")}
+    head = {key: request[key] for key in _HEAD}
     return Evidence({**head, "date": date, "environments": _shared(environments)}, rows)
 
 

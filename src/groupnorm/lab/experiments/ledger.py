@@ -11,7 +11,7 @@ from groupnorm.lab.experiments import EXPERIMENTS
 from groupnorm.lab.experiments.claim import Finding, judge
 from groupnorm.lab.experiments.evidence import Evidence, load, summarise
 from groupnorm.lab.experiments.experiment import SCALES
-from groupnorm.lab.records import RunFolder
+from groupnorm.lab.records import RunFolder, RunFolderError
 
 RECORDS = Path(__file__).parent / "records"
 """The summaries that come with the package: ``NAME-SCALE.jsonl``."""
@@ -23,7 +23,16 @@ def ledger(runs: Path | None = None) -> list[Finding]:
     Args:
         runs: a folder with the runs of ``groupnorm run``, ``NAME-SCALE`` each. None is the records that come with the
             package.
+
+    Raises:
+        RunFolderError: ``runs`` holds no run of an experiment, or one that this version does not read.
     """
+    if runs is not None and not any((runs / f"{name}-{scale}").is_dir() for name in EXPERIMENTS for scale in SCALES):
+        raise RunFolderError(
+            f"{runs} holds no run of an experiment; expected a folder with the folders NAME-SCALE of `groupnorm run "
+            f"NAME --scale SCALE`, such as {next(iter(EXPERIMENTS))}-small: give that one, or leave --runs out for the "
+            f"records of the package"
+        )
     found = {name: evidence(name, runs) for name in EXPERIMENTS}
     return [judge(claim, name, found[name]) for name, experiment in EXPERIMENTS.items() for claim in experiment.claims]
 
@@ -74,7 +83,9 @@ def _entry(finding: Finding) -> dict[str, Any]:
 
 def machines(evidence: Evidence) -> list[str]:
     """The machines that the evidence comes from, with the version of torch."""
-    return list(dict.fromkeys(f"{e['gpu'] or e['cpu']}, torch {e['torch']}" for e in evidence.head["environments"]))
+    return list(
+        dict.fromkeys(f"{e.get('gpu') or e.get('cpu')}, torch {e.get('torch')}" for e in evidence.head["environments"])
+    )
 
 
 def _number(value: float) -> float | None:

@@ -112,9 +112,10 @@ def _cells(arms: Arms) -> tuple[list[Cell], dict[str, list[str]]]:
     cells: dict[str, Cell] = {}
     labels: dict[str, list[str]] = {}
     for arm, pairs in arms.items():
-        for cell in (cell for comparison, dataset in pairs for cell in comparison.cells(dataset.digest)):
-            cells[cell.id] = cell
-            labels.setdefault(cell.id, []).append(arm)
+        for comparison, dataset in pairs:
+            for cell in comparison.cells(dataset.digest, comparison.model_digests(dataset)):
+                cells[cell.id] = cell
+                labels.setdefault(cell.id, []).append(arm)
     return list(cells.values()), labels
 
 

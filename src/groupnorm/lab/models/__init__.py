@@ -9,10 +9,11 @@ from torch import Tensor, nn
 
 from groupnorm.errors import ArgumentError, UnknownNameError
 from groupnorm.lab.models import small_resnet, small_vgg, torchvision_models
+from groupnorm.lab.models.marking import marking
 from groupnorm.lab.resolve import resolve
 from groupnorm.nn import norm_layer, wire_
 
-__all__ = ["MODELS", "Model", "build", "find"]
+__all__ = ["MODELS", "Model", "build", "find", "is_own"]
 
 Builder = Callable[[Callable[..., nn.Module], int, int], nn.Module]
 
@@ -40,6 +41,11 @@ MODELS: dict[str, Model] = {
         Model("vgg16", "torchvision's VGG-16, 13 norms; images of 32x32 or more", torchvision_models.vgg16),
     )
 }
+
+
+def is_own(name: str) -> bool:
+    """Whether a model is the user's, and not one of this package."""
+    return name not in MODELS and name.partition(":")[0].partition(".")[0] != __name__.partition(".")[0]
 
 
 def find(name: str) -> Builder:
@@ -74,12 +80,14 @@ def find(name: str) -> Builder:
 def build(name: str, norm: str, example: Tensor, num_classes: int) -> nn.Module:
     """Build a network with a normalisation, its weights drawn from torch's current random state.
 
+    The norms that come from the factory are marked; see :mod:`groupnorm.lab.models.marking`.
+
     Args:
         name: as :func:`find` takes it.
         norm: spec of the normalisation; one that needs the convolution before it is connected with it.
         example: a few images ``[N, C, H, W]`` of the data.
         num_classes: number of logits.
     """
-    model = find(name)(norm_layer(norm), example.shape[1], num_classes)
+    model = find(name)(marking(norm_layer(norm)), example.shape[1], num_classes)
     wire_(model, example)
     return model

@@ -11,7 +11,6 @@ _COUNTS = {"train": "training images", "val": "validation images", "classes": "c
 _LIMITS = {
     "limit_train": "training images used",
     "limit_val": "validation images used",
-    "image_size": "side of the images in pixels",
 }
 
 _TRAINING = """{model}, SGD with momentum {momentum} and weight decay {weight_decay}, {epochs} epochs for every run.
@@ -54,6 +53,8 @@ def notes(result: Result) -> dict[str, str]:
     ]
     if limits:
         found["Reduced data"] = f"{'; '.join(limits)}. Numbers on a part of the data are not those of the dataset."
+    if any(cell.image_size for cell in cells):
+        found["Resized images"] = f"Side in pixels: {_values(cells, 'image_size', 'as stored')}."
     varies = _BATCH_SIZE if result.x == "batch_size" else _NORMALIZATION_BATCH
     found |= {"Training": _TRAINING, "What varies": varies}
     values = {name: _values(cells, name) for name in Cell.model_fields}
@@ -67,5 +68,5 @@ def _resolution(dataset: dict[str, Any]) -> str:
     return f"One validation image is {100 / images:.2g}% of error." if isinstance(images, int) and images > 0 else ""
 
 
-def _values(cells: list[Cell], name: str) -> str:
-    return ", ".join(dict.fromkeys("all" if (v := getattr(cell, name)) is None else f"{v}" for cell in cells))
+def _values(cells: list[Cell], name: str, none: str = "all") -> str:
+    return ", ".join(dict.fromkeys(none if (v := getattr(cell, name)) is None else f"{v}" for cell in cells))

@@ -20,6 +20,7 @@ from groupnorm.errors import GroupNormError
 from groupnorm.lab.cell import Cell
 from groupnorm.lab.records import Files, Record, RunFolder
 from groupnorm.lab.sweep import Event, bundles, status
+from groupnorm.lab.text import readable
 from groupnorm.lab.worker import run_bundle
 
 _SECONDS_TO_ANSWER = 10.0
@@ -82,7 +83,7 @@ def _sweep(
                 left.insert(0, unfinished)
                 continue
             for cell in unfinished:
-                reason = f"its worker died {tried} times, at last: {str(error).splitlines()[0]}"
+                reason = readable(f"its worker died {tried} times, at last: {str(error).splitlines()[0]}")
                 end = {"kind": "end", "status": "crashed", "reason": reason}
                 run.cell(cell.id).append(end)
                 yield {"cell": cell.id, **end}

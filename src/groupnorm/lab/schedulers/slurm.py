@@ -14,6 +14,7 @@ from groupnorm.errors import GroupNormError
 from groupnorm.lab.cell import Cell
 from groupnorm.lab.records import RunFolder
 from groupnorm.lab.sweep import Event, bundles, status
+from groupnorm.lab.text import readable
 from groupnorm.lab.worker import run_bundle
 
 _POLL_SECONDS = 2.0
@@ -105,7 +106,7 @@ def _missing(bundle: Sequence[Cell], run: RunFolder, job: Any) -> Generator[Even
     """A job that ended without the end of a cell has crashed."""
     for cell in bundle:
         if status(run.cell(cell.id).records()) == "pending":
-            reason = f"job {job.job_id} ended in state {job.state}; see {job.paths.stderr}"
+            reason = readable(f"job {job.job_id} ended in state {job.state}; see {job.paths.stderr}")
             end = {"kind": "end", "status": "crashed", "reason": reason}
             run.cell(cell.id).append(end)
             yield {"cell": cell.id, **end}

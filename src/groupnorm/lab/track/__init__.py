@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 from groupnorm.lab.cell import Cell
@@ -22,11 +22,13 @@ class Tracker(Protocol):
         """Write what is not written yet."""
 
 
-def open_trackers(names: Sequence[str], run: RunFolder, cells: Sequence[Cell]) -> list[Tracker]:
-    """The trackers of these names, with the records that the cells have already."""
+def open_trackers(
+    names: Sequence[str], run: RunFolder, cells: Mapping[str, Cell], records: Mapping[str, Sequence[Record]]
+) -> list[Tracker]:
+    """The trackers of these names, with the records that the cells have already, each by the cell's id."""
     trackers = [_open(name, run) for name in names]
-    for cell in cells if trackers else ():
-        for record in run.cell(cell.id).records():
+    for cell_id, cell in cells.items() if trackers else ():
+        for record in records[cell_id]:
             for tracker in trackers:
                 tracker.add(cell, record)
     return trackers

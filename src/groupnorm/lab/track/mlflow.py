@@ -7,6 +7,7 @@ import time
 
 from groupnorm.lab.cell import Cell
 from groupnorm.lab.records import Record, RunFolder
+from groupnorm.lab.text import readable
 
 
 class MLflow:
@@ -39,7 +40,7 @@ class MLflow:
             return
         tags = {"cell": cell.id, "status": record["status"], "reason": record["reason"]}
         run_id = self._client.create_run(self._experiment, run_name=cell.id, tags=tags).info.run_id
-        parameters = [Param(name, str(value)) for name, value in cell.model_dump().items()]
+        parameters = [Param(name, str(value)) for name, value in readable(cell.model_dump()).items()]
         self._client.log_batch(run_id, params=parameters)
         now = int(1000 * time.time())
         for epoch in self.run.cell(cell.id).records():

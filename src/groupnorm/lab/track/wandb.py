@@ -6,6 +6,7 @@ import os
 
 from groupnorm.lab.cell import Cell
 from groupnorm.lab.records import Record, RunFolder
+from groupnorm.lab.text import readable
 
 
 class WeightsAndBiases:
@@ -31,7 +32,7 @@ class WeightsAndBiases:
             id=cell.id,
             name=cell.id,
             group=f"{cell.norm} {cell.batch_size}",
-            config=cell.model_dump(),
+            config=readable(cell.model_dump()),
             dir=self.run.path,
             mode=os.environ.get("WANDB_MODE") or "offline",  # type: ignore[arg-type]
             settings=wandb.Settings(silent=True, console="off", save_code=False),

@@ -172,6 +172,10 @@
     }));
   });
 
+  const sizes = new ResizeObserver((entries) => requestAnimationFrame(() => entries.forEach(({ target }) =>
+    target.classList.toggle("cut", target.scrollWidth > target.clientWidth))));
+  document.querySelectorAll(".scroll").forEach((region) => sizes.observe(region));
+
   const copy = document.getElementById("copy");
   copy.addEventListener("click", async () => {
     const code = document.getElementById("command");
