@@ -177,6 +177,7 @@ CATALOG: dict[str, Norm] = {
             lambda c, n, **options: MovingAverageBatchNorm(c, **options),
             shares="mean square",
             note=", of the last 32 samples",
+            restarts=True,
         ),
         Norm(
             "cbn",
@@ -197,6 +198,7 @@ CATALOG: dict[str, Norm] = {
             "Very small batches in long trainings: group norm over two samples at a time. gbgn:8 sets the groups.",
             lambda c, n, **options: GeneralBatchGroupNorm(c, n, **options),
             number="groups",
+            own_statistics=True,
         ),
         Norm(
             "bgn",
@@ -208,6 +210,7 @@ CATALOG: dict[str, Norm] = {
             lambda c, n, **options: BatchGroupNorm(c, n, **options),
             number="parts",
             default=16,
+            own_statistics=True,
         ),
         Norm(
             "pn",
@@ -221,6 +224,8 @@ CATALOG: dict[str, Norm] = {
             default=1,
             shares="mean square",
             note=", running after the warm-up",
+            own_statistics=True,
+            restarts=True,
         ),
         Norm(
             "rms",
@@ -278,6 +283,7 @@ CATALOG: dict[str, Norm] = {
             lambda c, n, **options: BatchChannelNorm(c, n, **options),
             number="groups",
             note="; one after the other",
+            own_statistics=True,
         ),
         Norm(
             "bcn-micro",
@@ -289,6 +295,7 @@ CATALOG: dict[str, Norm] = {
             lambda c, n, **options: EstimatedBatchChannelNorm(c, n, **options),
             number="groups",
             note="; one after the other, the first estimated over past batches",
+            own_statistics=True,
         ),
         Norm(
             "sn",
@@ -299,6 +306,7 @@ CATALOG: dict[str, Norm] = {
             "When nobody knows which of the three suits a layer: each layer learns its own mixture.",
             lambda c, n, **options: SwitchableNorm(c, **options),
             note="; mixed",
+            own_statistics=True,
         ),
         Norm(
             "cn",
@@ -310,6 +318,7 @@ CATALOG: dict[str, Norm] = {
             lambda c, n, **options: ContinualNorm(c, n, **options),
             number="groups",
             note="; one after the other",
+            own_statistics=True,
         ),
         Norm(
             "lrn",

@@ -6,7 +6,8 @@ run without it, and :func:`wire_` connects them when the model is complete.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, Protocol, runtime_checkable
 
 import torch
@@ -16,7 +17,7 @@ from torch.nn.modules.conv import _ConvNd
 from groupnorm.errors import WiringError
 from groupnorm.nn.weight_standardization import check_standardizable, is_standardized, standardize_weight_
 
-__all__ = ["NeedsConvolution", "layers_before", "mark_standardized", "wire_"]
+__all__ = ["NeedsConvolution", "evaluating", "layers_before", "mark_standardized", "wire_"]
 
 
 @runtime_checkable
@@ -96,7 +97,8 @@ def layers_before(
     before: dict[nn.Module, list[nn.Module | None]] = {}
 
     def after_layer(layer: nn.Module, inputs: Any, output: Tensor) -> None:
-        made[id(output)] = (layer, output, output._version)
+        if not output.is_inference():  # of a forward in inference mode, where nothing counts the changes in place
+            made[id(output)] = (layer, output, output._version)
 
     def before_norm(norm: nn.Module, inputs: tuple[Any, ...], options: dict[str, Any]) -> None:
         received = next(iter((*inputs, *options.values())), None)
@@ -104,19 +106,33 @@ def layers_before(
         changed = output is not None and output._version != version  # by an activation in place, say
         before.setdefault(norm, []).append(None if changed else layer)
 
-    modes = {module: module.training for module in model.modules()}
     hooks = [m.register_forward_hook(after_layer) for m in model.modules() if isinstance(m, (_ConvNd, nn.Linear))]
     hooks += [norm.register_forward_pre_hook(before_norm, with_kwargs=True) for norm in norms]
     try:
-        model.eval()
-        with torch.no_grad():
+        with evaluating(model):
             run()
     finally:
         for hook in hooks:
             hook.remove()
+    return before | {norm: [] for norm in norms if norm not in before}
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """The model in evaluation mode without gradients, and afterwards each module in its own mode.
+
+    The flags are set, and no ``eval()`` or ``train()`` is called, which some modules take for a request to work on
+    their weights. Inference mode is left meanwhile, because its tensors do not count the changes in place.
+    """
+    modes = {module: module.training for module in model.modules()}
+    for module in modes:
+        module.training = False
+    try:
+        with torch.inference_mode(False), torch.no_grad():
+            yield
+    finally:
         for module, mode in modes.items():
             module.training = mode
-    return before | {norm: [] for norm in norms if norm not in before}
 
 
 def _pairs(
