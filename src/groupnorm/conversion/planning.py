@@ -18,8 +18,8 @@ from groupnorm.conversion.wrapped import check_bare
 from groupnorm.errors import ArgumentError, ConversionError, SingleElementError
 from groupnorm.nn.factory import Spec, parse
 from groupnorm.nn.norm import Norm
-from groupnorm.nn.weight_standardization import check_standardizable, is_standardized
-from groupnorm.nn.wiring import NeedsConvolution
+from groupnorm.nn.weight_standardization import is_standardized
+from groupnorm.nn.wiring import NeedsConvolution, check_weight
 
 
 def plan(
@@ -180,13 +180,8 @@ def not_standardizable(layer: nn.Module | None) -> str:
         return "no single convolution or linear layer is right before it"
     if is_standardized(layer):
         return "the weight before it is standardised already"
-    if "weight" in vars(layer):  # a plain tensor that a hook sets anew before each forward pass
-        return (
-            f"the weight of {type(layer).__name__} is computed by a hook, as of pruning or the older weight_norm and "
-            f"spectral_norm: use prune.remove, remove_weight_norm or remove_spectral_norm first"
-        )
     try:
-        check_standardizable(layer)
+        check_weight(layer)
     except (ArgumentError, SingleElementError) as error:
         return str(error)
     return ""
