@@ -137,11 +137,8 @@ def lost(old: nn.Module, facts: Facts, target: Norm, number: int | None) -> tupl
 def added(old: nn.Module, facts: Facts, target: Norm, number: int | None) -> tuple[str, ...]:
     """Names of the parameters that only the norm of ``target`` has, which an optimiser of before does not train."""
     affine = getattr(old, "weight", None) is not None
-    return tuple(
-        name
-        for name in make(target, number, facts, affine, device="meta")._parameters
-        if name not in ("weight", "bias")
-    )
+    new = make(target, number, facts, affine, device="meta")
+    return tuple(name for name, _ in new.named_parameters() if name not in ("weight", "bias"))
 
 
 def _set(module: nn.Module, name: str) -> bool:
