@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from functools import lru_cache
 
 import torch
 from torch import nn
@@ -85,7 +86,8 @@ def _single(facts: Facts, target: Norm, number: int | None, seen: Seen, path: st
     """Why no batch of such inputs could train the new norm; "" where one could."""
     groups = groups_of(target.spec, number, facts.channels)
     if groups is None or seen.positions is None or facts.channels // groups * seen.positions != 1:
-        return untrainable(facts, target, number, [(64 * shape[0], *shape[1:]) for shape in seen.shapes])
+        several = max(2, target.resolve(facts.channels, number) if target.number == "examples" else 0)
+        return untrainable(facts, target, number, [(several, *shape[1:]) for shape in seen.shapes])
     if facts.channels == 1:
         remedy = "give a larger sample_input, if the model is meant for one"
     else:
@@ -101,14 +103,26 @@ def untrainable(facts: Facts, target: Norm, number: int | None, shapes: Iterable
 
     A synchronised batch norm is not asked: other processes may have more samples.
     """
-    for shape in dict.fromkeys(shapes) if target.spec != "syncbn" else ():
-        new = make(target, number, facts, affine=False, rank=len(shape), device="meta").train()
-        if isinstance(new, NeedsConvolution):
-            new.attach(nn.Linear(1, facts.channels, device="meta"))
-        try:
-            new(torch.empty(shape, device="meta"))
-        except ValueError as error:
-            return str(error)
+    if target.spec == "syncbn":
+        return ""
+    reasons = (_error(facts, target, number, shape) for shape in dict.fromkeys(shapes))
+    return next(filter(None, reasons), "")
+
+
+@lru_cache(maxsize=4096)  # the layers of a network are much alike
+def _error(facts: Facts, target: Norm, number: int | None, shape: tuple[int, ...]) -> str:
+    """What a new norm raises in training on an input of this shape, which has no values; "" for nothing."""
+    new = make(target, number, facts, affine=False, rank=len(shape), device="meta").train()
+    if isinstance(new, NeedsConvolution):
+        new.attach(nn.Linear(1, facts.channels, device="meta"))
+    samples = shape[0]
+    if target.number == "examples":  # one chunk, and what remains
+        size = target.resolve(facts.channels, number)
+        samples = min(samples, size + samples % size)
+    try:
+        new(torch.empty(samples, *shape[1:], device="meta"))
+    except ValueError as error:
+        return str(error)
     return ""
 
 
