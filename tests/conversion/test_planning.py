@@ -198,6 +198,14 @@ def deep(positions=1):
     return nn.Sequential(nn.AdaptiveAvgPool2d(positions), nn.BatchNorm2d(3))
 
 
+def test_parts_that_do_not_divide_what_a_layer_receives_are_refused():
+    model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8))
+    row = groupnorm.plan(model, "bgn:16", sample_input=torch.randn(1, 3, 7, 7)).rows[0]
+    assert row.action == "refuse"
+    assert "=200 cannot be divided by num_groups=16" in row.why
+    assert groupnorm.plan(model, "bgn:16", sample_input=X).rows[0].action == "replace"
+
+
 TRAINED_ON_BATCHES = ["bn", "ghost", "brn", "mabn", "cbn", "gbgn:4", "pn", "bcn:1", "cn:1"]
 
 

@@ -142,7 +142,7 @@ class Rebinding:
         if (self.gone or self.come) and (now := len(self.optimizer.param_groups)) < len(self.groups):
             raise ConversionError(
                 f"the optimizer has {now} parameter groups, and had {len(self.groups)} at this conversion; expected "
-                f"the same groups, or more: make a new optimizer after undo of a conversion without optimizer="
+                f"the same groups, or more: put those back that were removed, and undo it then"
             )
 
     def __call__(self) -> None:
