@@ -222,9 +222,10 @@ def test_layers_that_no_batch_could_train_are_refused_by_their_names(spec):
 @pytest.mark.parametrize("spec", TRAINED_ON_BATCHES)
 def test_layers_that_a_batch_as_small_as_the_sample_does_not_train_are_flagged(spec):
     model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.GroupNorm(2, 4) if spec == "bn" else nn.BatchNorm2d(4))
-    row = groupnorm.plan(model, spec, sample_input=torch.randn(1, 3, 3, 3)).rows[0]
-    assert row.action == "replace"
-    assert "cannot train on batches of 1, as sample_input is" in row.why
+    plan = groupnorm.plan(model, spec, sample_input=torch.randn(1, 3, 3, 3))
+    assert plan.rows[0].action == "replace"
+    assert "cannot train on batches as small as sample_input, 1" in plan.rows[0].why
+    assert plan.summary.endswith("; 1 cannot train on batches as small as sample_input")
     for few in (torch.randn(2, 3, 3, 3), torch.randn(1, 3, 4, 4)):
         assert "cannot train" not in groupnorm.plan(model, spec, sample_input=few).rows[0].why
 

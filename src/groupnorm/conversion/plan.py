@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 _SPEC = re.compile(r"(ws\+)?([a-z0-9-]+)(:c?[0-9]+)?")
 
 NOT_SELECTED = "not selected by where="
+TOO_SMALL = "cannot train on batches as small as sample_input"
 
 Action = Literal["replace", "skip", "refuse"]
 
@@ -126,10 +127,12 @@ class Plan:
         )
         lost = Counter(name for row in replaced for name in row.lost)
         added = sum(len(row.added) for row in replaced)
+        small = sum(TOO_SMALL in row.why for row in replaced)
         return (
             ", ".join(parts)
             + "".join(f"; {count} lose {name}" for name, count in lost.items())
             + f"; {added} new parameters" * bool(added)
+            + f"; {small} {TOO_SMALL}" * bool(small)
         )
 
     def _label(self, row: Row) -> str:

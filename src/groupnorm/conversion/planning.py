@@ -9,7 +9,7 @@ from torch import nn
 
 from groupnorm.conversion.exchangeable import added, describe, groups_of, known, lost, unfit, untrainable
 from groupnorm.conversion.groups import Groups, check_groups, resolve_at
-from groupnorm.conversion.plan import NOT_SELECTED, Plan, Row
+from groupnorm.conversion.plan import NOT_SELECTED, TOO_SMALL, Plan, Row
 from groupnorm.conversion.probe import Seen, probe
 from groupnorm.conversion.rules import Facts
 from groupnorm.conversion.selection import Where, check_fits_some, checked, selects
@@ -144,7 +144,7 @@ def remark(facts: Facts, target: Norm, number: int | None, seen: Seen) -> str:
     """That batches as small as that of sample_input do not train the new norm; "" where they do."""
     if not untrainable(facts, target, number, seen.shapes):
         return ""
-    return f"cannot train on batches of {min(shape[0] for shape in seen.shapes)}, as sample_input is"
+    return f"{TOO_SMALL}, {min(shape[0] for shape in seen.shapes)}"
 
 
 def _already(row: Row, spec: Spec, old: nn.Module, facts: Facts) -> str:
