@@ -8,6 +8,7 @@ import pytest
 import torch
 import torchvision
 from torch import nn
+from torch.nn.utils import prune
 
 from groupnorm import norm_layer
 from groupnorm.errors import ArgumentError, SingleElementError, WiringError
@@ -267,7 +268,7 @@ def test_a_model_that_cannot_be_wired_stays_as_it_was_and_refused(make, error, m
     [
         nn.utils.weight_norm,
         nn.utils.spectral_norm,
-        lambda layer: nn.utils.prune.random_unstructured(layer, "weight", 0.5),
+        lambda layer: prune.random_unstructured(layer, "weight", 0.5),
     ],
 )
 def test_a_weight_that_a_hook_computes_cannot_be_standardised_and_is_named(change):
