@@ -245,9 +245,7 @@ def test_norms_held_elsewhere_are_told_and_keep_their_results():
     model.held = [model[0]]
     expected = model.held[0](X)
     report = groupnorm.accelerate_(model)
-    assert report.notes == [
-        "held still holds a norm that was replaced, outside of its parent's children: update it by hand"
-    ]
+    assert report.notes == ["held still holds a norm that was replaced, and is no child: set it anew"]
     torch.testing.assert_close(model.held[0](X), expected)
 
 

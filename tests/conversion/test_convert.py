@@ -1,6 +1,7 @@
 """Norms exchanged in place and in a copy: what is kept, what is lost, and the way back."""
 
 import copy
+import functools
 import io
 import pickle
 import sys
@@ -212,9 +213,7 @@ def test_references_outside_of_the_children_are_reported():
     model = network()
     model.norms = [model[1], model[4]]
     report = groupnorm.convert_(model)
-    assert report.notes == [
-        "norms still holds a norm that was replaced, outside of its parent's children: update it by hand"
-    ]
+    assert report.notes == ["norms still holds a norm that was replaced, and is no child: set it anew"]
     assert "norms still holds" in str(report)
 
 
@@ -433,3 +432,130 @@ def test_a_converted_model_compiles_and_exports(spec):
     expected = model(X)
     torch.testing.assert_close(torch.compile(model, backend="eager", fullgraph=True)(X), expected)
     torch.testing.assert_close(torch.export.export(model, (X,)).module()(X), expected)
+
+
+class Shares(nn.Module):
+    """A network whose copy shares a part with it."""
+
+    def __init__(self):
+        super().__init__()
+        self.body = nn.Sequential(nn.Conv2d(3, 16, 3), nn.BatchNorm2d(16))
+
+    def __deepcopy__(self, memo):
+        new = Shares()
+        new.body = self.body
+        return new
+
+
+class Single(nn.Sequential):
+    """A network that is its own copy."""
+
+    def __deepcopy__(self, memo):
+        return self
+
+
+def with_closure():
+    model = nn.Sequential(network())
+    old = model[0].forward
+    model[0].forward = lambda x: old(x) * 2
+    return model
+
+
+@pytest.mark.parametrize(
+    ("make", "what"),
+    [
+        (Shares, "body is a module of the original"),
+        (lambda: Single(*network()), "it is a module of the original"),
+        (lambda: nn.Sequential(nn.ReLU(), Shares()), "1.body is a module"),
+        (with_closure, "0 has a forward that calls a module of the original"),
+    ],
+)
+def test_a_copy_that_shares_modules_is_refused_and_the_original_stays(make, what):
+    model = make()
+    kinds = [type(module) for module in model.modules()]
+    with pytest.raises(ConversionError, match=rf"is not its own: {what}.*use convert_\(\), which works in place"):
+        groupnorm.convert(model, "gn")
+    assert [type(module) for module in model.modules()] == kinds
+    report = groupnorm.convert_(model, "gn")
+    assert len(report.replaced) == sum(kind is nn.BatchNorm2d for kind in kinds)
+
+
+def twice(module, x):
+    return type(module).forward(module, x) * 2
+
+
+def test_a_forward_that_is_copied_with_its_module_is_no_trouble():
+    model = nn.Sequential(network())
+    model[0].forward = functools.partial(twice, model[0])
+    new = groupnorm.convert(model, "gn")
+    assert type(new[0][1]) is groupnorm.GroupNorm
+    assert new[0].forward.args[0] is new[0]
+
+
+def test_a_copy_that_still_holds_its_old_norms_is_a_warning():
+    model = network()
+    model.stages = [[model[1]]]
+    with pytest.warns(UserWarning, match="stages still holds a norm that was replaced, and is no child") as caught:
+        groupnorm.convert(model, "gn")
+    assert caught[0].filename == __file__
+
+
+@pytest.mark.parametrize(
+    ("spec", "count"), [("frn", 2), ("bcn", 4), ("sn", 4), ("evonorm-s0", 0), ("pn", 0), ("gn", 0)]
+)
+def test_new_parameters_are_counted(spec, count):
+    plan = groupnorm.plan(network(), spec)
+    assert ("new parameters" in plan.summary) == bool(count)
+    report = groupnorm.convert_(network(), spec)
+    assert report.notes == (
+        [f"adds {count} parameters, which no optimizer of before trains: pass optimizer="] if count else []
+    )
+    if count:
+        assert f"; {count} new parameters" in plan.summary
+        assert "pass optimizer=" in str(report)
+    model = network()
+    report = groupnorm.convert_(model, spec, optimizer=torch.optim.SGD(model.parameters(), 0.1))
+    assert report.notes == []
+    without = network(affine=False)
+    names = {name for name, _ in without.named_parameters()}
+    added = sum(len(row.added) for row in groupnorm.plan(without, spec).rows)
+    groupnorm.convert_(without, spec)
+    assert added == len({name for name, _ in without.named_parameters()} - names)
+
+
+def test_new_parameters_in_a_group_of_processes_are_a_warning():
+    from torch.testing._internal.distributed.fake_pg import FakeStore
+
+    torch.distributed.init_process_group("fake", rank=0, world_size=2, store=FakeStore())
+    try:
+        model = network()
+        optimizer = torch.optim.SGD(model.parameters(), 0.1)
+        with pytest.warns(
+            UserWarning, match="adds 2 parameters while 2 processes train together.*wrap it anew"
+        ) as caught:
+            groupnorm.convert_(model, "frn", optimizer=optimizer)
+        assert caught[0].filename == __file__
+        groupnorm.convert_(network(), "gn")
+        groupnorm.convert(network(), "frn")
+    finally:
+        torch.distributed.destroy_process_group()
+
+
+@pytest.mark.parametrize("spec", ["gn", "ln", "in"])
+def test_group_norms_are_made_with_a_backend(spec):
+    new = groupnorm.convert(network(), spec, backend="native")
+    assert {new[place].backend for place in (1, 4)} == {"native"}
+    exported = torch.export.export(new.eval(), (X,))
+    assert not any("groupnorm" in str(node.target) for node in exported.graph.nodes)
+    model = network()
+    groupnorm.convert_(model, groupnorm.plan(model, spec), backend="native")
+    assert model[1].backend == "native"
+    other = "gn:2" if spec != "gn" else "ln"
+    assert groupnorm.convert(new, other)[1].backend == "native"
+    assert groupnorm.convert(network(), spec)[1].backend == "auto"
+    assert groupnorm.convert(new, other, backend="auto")[1].backend == "auto"
+    groupnorm.convert(network(), "brn", backend="native")
+    model = network()
+    with pytest.raises(ArgumentError, match="unknown backend 'onnx'; expected one of: auto"):
+        groupnorm.convert_(model, spec, backend="onnx")
+    assert type(model[1]) is nn.BatchNorm2d

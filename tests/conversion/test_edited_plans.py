@@ -112,3 +112,27 @@ def test_a_plan_of_images_is_none_of_volumes():
 def test_a_text_that_is_no_plan_is_told(text):
     with pytest.raises(ArgumentError, match=r"the text is no plan.*expected what Plan.to_json\(\) wrote"):
         groupnorm.Plan.from_json(text)
+
+
+def test_norms_that_a_plan_does_not_have_are_named():
+    small, large = network(), nn.Sequential(*network(), *(nn.BatchNorm2d(8) for _ in range(7)))
+    plan = groupnorm.plan(small, "gn")
+    missing = r"norms that the plan does not have, \['4', '5', '6', '7', '8'\] and 2 more; expected the model that was"
+    for convert in (groupnorm.convert, groupnorm.convert_):
+        with pytest.raises(ConversionError, match=missing):
+            convert(large, plan)
+    assert type(large[1]) is nn.BatchNorm2d
+    large[4] = nn.Identity()
+    with pytest.raises(ConversionError, match=r"\['5', '6', '7', '8', '9'\] and 1 more"):
+        groupnorm.convert_(large, plan)
+    del plan.rows[1]
+    with pytest.raises(ConversionError, match=r"does not have, \['3'\]; expected"):
+        groupnorm.convert_(small, plan)
+
+
+def test_group_norms_that_a_plan_of_acceleration_does_not_have_are_named():
+    plan = groupnorm.accelerate_.plan(network())
+    model = nn.Sequential(*network(), nn.GroupNorm(2, 8))
+    with pytest.raises(ConversionError, match=r"norms that the plan does not have, \['4'\]"):
+        groupnorm.accelerate_(model, plan)
+    assert type(model[3]) is nn.GroupNorm

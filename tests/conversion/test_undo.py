@@ -1,8 +1,11 @@
 """The way back: in reverse order, and to where the model is by then."""
 
+import sys
+
 import pytest
 import torch
 from torch import nn
+from torch.nn.utils import parametrize
 
 import groupnorm
 from groupnorm.errors import ConversionError
@@ -59,3 +62,46 @@ def test_a_norm_in_another_dtype_than_its_statistics_stays_so():
     model[1].weight.data, model[1].bias.data = model[1].weight.bfloat16(), model[1].bias.bfloat16()
     groupnorm.convert_(model, "gn").undo()
     assert (model[1].weight.dtype, model[1].running_mean.dtype) == (torch.bfloat16, torch.float32)
+
+
+def linear():
+    return nn.Sequential(nn.Linear(8, 8), nn.BatchNorm1d(8))
+
+
+@pytest.mark.parametrize(("make", "x"), [(network, X), (linear, torch.randn(4, 8))])
+@pytest.mark.parametrize("spec", ["ws+gn", "ws+bcn"])
+def test_parameters_come_back_in_the_order_they_had(spec, make, x):
+    model = make()
+    order = [name for name, _ in model.named_parameters()]
+    report = groupnorm.convert_(model, spec, sample_input=x)
+    report.undo()
+    assert [name for name, _ in model.named_parameters()] == order
+    assert list(model.state_dict()) == list(make().state_dict())
+
+
+def test_parameters_come_back_in_their_order_after_a_failure_half_way(monkeypatch):
+    model = nn.Sequential(*network(), nn.BatchNorm2d(4))
+    order = [name for name, _ in model.named_parameters()]
+    module = sys.modules["groupnorm.conversion.convert"]
+    standardize = module.standardize_weight_
+    done = []
+
+    def failing(layer):
+        standardize(layer)
+        done.append(layer)
+        if len(done) == 2:
+            raise RuntimeError("half way")
+
+    monkeypatch.setattr(module, "standardize_weight_", failing)
+    with pytest.raises(RuntimeError, match="half way"):
+        groupnorm.convert_(model, "ws+gn", sample_input=X)
+    assert [name for name, _ in model.named_parameters()] == order
+    assert not any(parametrize.is_parametrized(layer) for layer in model)
+
+
+def test_a_parameter_that_came_later_stays_and_comes_last():
+    model = network()
+    report = groupnorm.convert_(model, "ws+gn", sample_input=X)
+    model[0].gain = nn.Parameter(torch.ones(1))
+    report.undo()
+    assert list(model[0]._parameters) == ["weight", "bias", "gain"]

@@ -47,3 +47,15 @@ def test_distributed_models_are_refused(tmp_path):
             groupnorm.plan(nn.parallel.DistributedDataParallel(network()))
     finally:
         torch.distributed.destroy_process_group()
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
+@pytest.mark.parametrize("name", ["resnet18", "mobilenet_v2", "shufflenet_v2_x0_5"])
+def test_networks_that_could_be_quantised_and_are_not_yet_are_plain(name):
+    import torchvision
+
+    model = getattr(torchvision.models.quantization, name)(weights=None, quantize=False).eval()
+    plan = groupnorm.plan(model, "frozen")
+    assert len(plan.of("replace")) == len(plan.rows) == sum(isinstance(m, nn.BatchNorm2d) for m in model.modules())
+    x = torch.randn(1, 3, 64, 64)
+    torch.testing.assert_close(groupnorm.convert(model, plan)(x), model(x))

@@ -166,3 +166,18 @@ def test_a_layer_from_a_factory_computes_the_definition() -> None:
     case = make_case((2, 48, 3, 3), affine="none")
     layer = norm_layer("gn:c16", activation="gelu")(48, dtype=torch.float64)
     assert_agrees(layer(case.x), case, group_set(3), activation="gelu")
+
+
+@pytest.mark.parametrize("spec", ["gn", "ln", "in", "ws+gn", "brn"])
+@pytest.mark.parametrize("activation", [None, "silu"])
+def test_group_norms_come_with_a_backend(spec, activation):
+    layer = norm_layer(spec, activation=activation, backend="native")(8)
+    norms = [module for module in layer.modules() if isinstance(module, GroupNorm)]
+    assert [norm.backend for norm in norms] == ([] if spec == "brn" else ["native"])
+    assert pickle.loads(pickle.dumps(norm_layer(spec, backend="native")))(8).extra_repr() == (
+        norm_layer(spec, backend="native")(8).extra_repr()
+    )
+    plain = norm_layer(spec, activation=activation)(8)
+    assert all(module.backend == "auto" for module in plain.modules() if isinstance(module, GroupNorm))
+    with pytest.raises(UnknownNameError, match="unknown backend 'onnx'"):
+        norm_layer(spec, backend="onnx")

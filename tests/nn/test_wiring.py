@@ -8,6 +8,7 @@ import pytest
 import torch
 import torchvision
 from torch import nn
+from torch.nn.utils import prune
 
 from groupnorm import norm_layer
 from groupnorm.errors import ArgumentError, SingleElementError, WiringError
@@ -259,3 +260,47 @@ def test_a_model_that_cannot_be_wired_stays_as_it_was_and_refused(make, error, m
     if any(marks):
         with pytest.raises(WiringError, match=TestModelsThatAreNotWired.MESSAGE):
             model(X)
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning")
+@pytest.mark.parametrize(
+    "change",
+    [
+        nn.utils.weight_norm,
+        nn.utils.spectral_norm,
+        lambda layer: prune.random_unstructured(layer, "weight", 0.5),
+    ],
+)
+def test_a_weight_that_a_hook_computes_cannot_be_standardised_and_is_named(change):
+    model = nn.Sequential(conv(), gn(), change(conv(4)), gn())
+    with pytest.raises(ArgumentError, match=r"the weight of 2 is computed by a hook.*remove_spectral_norm first"):
+        wire_(model, X)
+    assert standardised(model) == set()
+    with pytest.raises(WiringError, match=r"call groupnorm\.wire_"):
+        model(X)
+
+
+def test_a_module_that_works_when_it_is_told_to_evaluate_is_left_alone():
+    class Told(nn.Identity):
+        calls = 0
+
+        def train(self, mode=True):
+            self.calls += 1
+            return super().train(mode)
+
+    model = nn.Sequential(conv(), gn(), Told())
+    model[2].training = False
+    wire_(model, X)
+    assert (model[2].calls, model[2].training, model[1].training) == (0, False, True)
+
+
+@pytest.mark.parametrize("example", ["before", "within"])
+def test_a_model_is_wired_in_inference_mode(example):
+    model = nn.Sequential(conv(), gn(), conv(4), nn.ReLU(inplace=True), nn.Conv2d(4, 4, 1), gn())
+    with torch.inference_mode():
+        x = X.clone() if example == "within" else X
+        assert wire_(model, x) == [("0", "1"), ("4", "5")]
+    assert model(X).requires_grad
+    broken = nn.Sequential(conv(), nn.ReLU(inplace=True), gn())
+    with torch.inference_mode(), pytest.raises(WiringError, match="do not receive the output of a convolution"):
+        wire_(broken, X)

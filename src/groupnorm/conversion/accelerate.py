@@ -10,7 +10,7 @@ from functools import partial
 
 from torch import nn
 
-from groupnorm.conversion.agreement import check_actions
+from groupnorm.conversion.agreement import check_actions, check_covers
 from groupnorm.conversion.convert import NothingConvertedWarning, still_held
 from groupnorm.conversion.exchangeable import describe
 from groupnorm.conversion.fusion.activations import activation_of, passes, unseen
@@ -125,7 +125,8 @@ def _row(site: Site, usable: bool, followed: dict[nn.Module, Rewritten]) -> Row:
     if isinstance(norm, GroupNorm) and not (mine.label or (mine.takes and activation)):
         row.why = "; ".join(filter(None, ("is groupnorm.GroupNorm already", row.why)))
         return row
-    row.action, row.channels, row.number = "replace", norm.num_channels, norm.num_groups
+    known = _known(norm)
+    row.action, row.channels, row.number = "replace", known.channels, known.number
     row.new = f"gn+{activation}" if activation else "gn"
     return row
 
@@ -175,6 +176,7 @@ def _agreed(plan: Plan, model: nn.Module) -> Plan:
                 f"{here.becomes} ({here.why or 'as it is'}); expected a row of groupnorm.accelerate_.plan(model), with "
                 f"new='gn' to leave the activation alone, or action='skip'"
             )
+    check_covers(plan, now)
     agreed = copy.deepcopy(plan)
     for row in agreed.rows:
         here = now.get(row.path)
@@ -261,8 +263,7 @@ class _PutBack:
         self.exchange.check()
 
     def __call__(self) -> None:
-        for parent, name in self.exchange.site.places:
-            parent._modules[name] = self.exchange.site.module.train(self.exchange.new.training)
+        self.exchange.put_back()
 
 
 accelerate_.plan = plan_acceleration  # type: ignore[attr-defined]

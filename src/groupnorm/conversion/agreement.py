@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
 from typing import get_args
 
 from torch import nn
 
-from groupnorm.conversion.exchangeable import describe, known, lost, unfit
+from groupnorm.conversion.exchangeable import added, describe, known, lost, unfit
 from groupnorm.conversion.groups import resolve
 from groupnorm.conversion.plan import Action, Plan, Row
 from groupnorm.conversion.planning import not_standardizable
@@ -39,11 +39,10 @@ def agree_(plan: Plan, found: Mapping[str, Site], seen: Mapping[nn.Module, Seen]
         raise ConversionError(f"{len(refused)} norms cannot be converted:\n{reasons}")
     for row in plan.of("replace"):
         site, facts = _planned_for(row, found)
-        sight = seen.get(site.module)
-        positions = None if sight is None else sight.positions
+        sight = seen.get(site.module, Seen())
         target = _target(row)
-        _number(row, target, positions)
-        if reason := unfit(site.module, facts, target, row.number, positions, row.path):
+        _number(row, target, sight.positions)
+        if reason := unfit(site.module, facts, target, row.number, sight, row.path):
             raise ConversionError(f"{row.path} cannot become {row.becomes}: {reason}")
         if row.standardized:
             layer = found.get(row.standardized)
@@ -53,6 +52,19 @@ def agree_(plan: Plan, found: Mapping[str, Site], seen: Mapping[nn.Module, Seen]
                     f"expected the model that was planned for, or standardized=''"
                 )
         row.lost = lost(site.module, facts, target, row.number)
+        row.added = added(site.module, facts, target, row.number)
+    check_covers(plan, (site.path for site in found.values() if known(site.module) is not None))
+
+
+def check_covers(plan: Plan, norms: Iterable[str]) -> None:
+    """Raise where a model has norms, by their paths, that a plan does not have."""
+    planned = {path for row in plan.rows for path in (row.path, *row.shared)}
+    if strange := [path for path in norms if path not in planned]:
+        more = f" and {len(strange) - 5} more" if len(strange) > 5 else ""
+        raise ConversionError(
+            f"the model has norms that the plan does not have, {strange[:5]}{more}; expected the model that was "
+            f"planned for, as it was then: plan it again, and leave norms out with where= or action='skip'"
+        )
 
 
 def check_actions(plan: Plan) -> None:

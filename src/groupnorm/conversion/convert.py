@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import torch
+import torch.distributed as dist
 from torch import nn
 
 from groupnorm.conversion.agreement import agree_
@@ -20,13 +21,14 @@ from groupnorm.conversion.report import Report
 from groupnorm.conversion.rules import facts
 from groupnorm.conversion.selection import Where
 from groupnorm.conversion.sites import Site, sites
-from groupnorm.conversion.surgery import exchange_, rebind_, references
+from groupnorm.conversion.surgery import exchange_, held_by, rebind_, references
 from groupnorm.conversion.targets import build, internal
 from groupnorm.conversion.wrapped import check_bare
 from groupnorm.errors import ArgumentError, ConversionError
 from groupnorm.nn.factory import parse
 from groupnorm.nn.weight_standardization import is_standardized, standardize_weight_, unstandardize_weight_
 from groupnorm.nn.wiring import NeedsConvolution
+from groupnorm.ops.backends import check_name
 
 Model = TypeVar("Model", bound=nn.Module)
 Optimizers = torch.optim.Optimizer | Iterable[torch.optim.Optimizer] | None
@@ -43,6 +45,7 @@ def convert(
     groups: Groups = None,
     where: Where = None,
     sample_input: Any = None,
+    backend: str | None = None,
 ) -> Model:
     """A copy of ``model`` with other norms; see :func:`groupnorm.plan` for the arguments and :func:`convert_`.
 
@@ -52,22 +55,30 @@ def convert(
         groups: how many groups.
         where: which norms.
         sample_input: an input of the model.
+        backend: of the group norms that are made, as that of :class:`groupnorm.GroupNorm`: "native" exports a model to
+            where this package is not installed. Other norms compute with torch's operations in any case. Default: that
+            of the old norm, else "auto".
 
     Raises:
-        ConversionError: norms cannot be converted; it names each, with the remedy. Or the model cannot be copied.
+        ConversionError: norms cannot be converted; it names each, with the remedy. Or the model cannot be copied, or
+            its copy is not its own: it shares modules with the model, or has a ``forward`` that calls those of the
+            model.
+        UnknownNameError: an unknown backend.
 
     Example::
 
         >>> model = groupnorm.convert(torchvision.models.resnet50(weights="DEFAULT"), "gn")
     """
     made = _planned(model, to, groups, where, sample_input)
-    if made.rows and made.rows[0].path == "" and made.rows[0].action == "replace":
-        holder = nn.Sequential(_copy(model))
-        inner = Plan(made.to, [_moved(row, "0") for row in made.rows])
-        _convert(holder, inner, sample_input, None)
-        return holder[0]  # type: ignore[return-value]
     twin = _copy(model)
-    _convert(twin, made, sample_input, None)
+    if made.rows and made.rows[0].path == "" and made.rows[0].action == "replace":
+        holder = nn.Sequential(twin)
+        report = _convert(holder, Plan(made.to, [_moved(row, "0") for row in made.rows]), sample_input, None, backend)
+        twin = holder[0]  # type: ignore[assignment]
+    else:
+        report = _convert(twin, made, sample_input, None, backend)
+    for note in report.notes:
+        warnings.warn(note, stacklevel=2)
     return twin
 
 
@@ -79,6 +90,7 @@ def convert_(
     where: Where = None,
     sample_input: Any = None,
     optimizer: Optimizers = None,
+    backend: str | None = None,
 ) -> Report:
     """Exchange the norms of ``model`` in place.
 
@@ -93,6 +105,7 @@ def convert_(
         where: which norms.
         sample_input: an input of the model.
         optimizer: one or several whose parameter groups follow.
+        backend: of the group norms that are made; see :func:`groupnorm.convert`.
 
     Returns:
         What was done, with ``undo()``.
@@ -105,10 +118,23 @@ def convert_(
         >>> report = groupnorm.convert_(model, "ws+gn", sample_input=images, optimizer=optimizer)
         >>> report.undo()
     """
-    return _convert(model, _planned(model, to, groups, where, sample_input), sample_input, optimizer)
+    report = _convert(model, _planned(model, to, groups, where, sample_input), sample_input, optimizer, backend)
+    if added := sum(len(row.added) for row in report.replaced):
+        if optimizer is None:
+            report.notes.append(f"adds {added} parameters, which no optimizer of before trains: pass optimizer=")
+        if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
+            warnings.warn(
+                f"adds {added} parameters while {dist.get_world_size()} processes train together; where the model is "
+                f"within DistributedDataParallel already, their gradients are not averaged, and the processes drift "
+                f"apart: convert before it is wrapped, or wrap it anew",
+                stacklevel=2,
+            )
+    return report
 
 
-def _convert(model: nn.Module, made: Plan, sample_input: Any, optimizer: Optimizers) -> Report:
+def _convert(model: nn.Module, made: Plan, sample_input: Any, optimizer: Optimizers, backend: str | None) -> Report:
+    if backend is not None:
+        check_name(backend)
     found = {site.path: site for site in sites(model)}
     seen = look(model, [found[row.path].module for row in made.of("replace") if row.path in found], sample_input)
     agree_(made, found, seen)
@@ -123,7 +149,7 @@ def _convert(model: nn.Module, made: Plan, sample_input: Any, optimizer: Optimiz
     optimizers = [optimizer] if isinstance(optimizer, torch.optim.Optimizer) else list(optimizer or ())
     try:
         for row in rows:
-            _carry_out(row, found, seen[found[row.path].module], optimizers, report)
+            _carry_out(row, found, seen[found[row.path].module], optimizers, report, backend)
     except BaseException:
         for step in reversed(report._undo):
             step()
@@ -142,19 +168,25 @@ def _planned(model: nn.Module, to: str | Plan, groups: Groups, where: Where, sam
 
 
 def _carry_out(
-    row: Row, found: dict[str, Site], seen: Seen, optimizers: list[torch.optim.Optimizer], report: Report
+    row: Row,
+    found: dict[str, Site],
+    seen: Seen,
+    optimizers: list[torch.optim.Optimizer],
+    report: Report,
+    backend: str | None,
 ) -> None:
     """One row; the report gets each step back as it is done."""
     site = found[row.path]
     known = facts(site.module)
     assert known is not None
-    new = build(parse(row.new).row, row.number, site.module, known, row.rank or seen.rank)
+    new = build(parse(row.new).row, row.number, site.module, known, row.rank or seen.rank, backend)
     if isinstance(new, NeedsConvolution):
         if seen.before is None:
             raise ConversionError(f"{row.path} needs the convolution before it; expected sample_input= to find it by")
         new.attach(seen.before)
     report._undo.append(exchange_(site, new, internal=internal(site.module, known)))
-    report._undo += [rebind_(optimizer, site.module, new) for optimizer in optimizers]
+    used = {id(p) for p in found[""].module.parameters()}
+    report._undo += [rebind_(optimizer, site.module, new, used) for optimizer in optimizers]
     owned = {id(p) for optimizer in optimizers for group in optimizer.param_groups for p in group["params"]}
     olds = {id(p) for p in site.module.parameters()}
     strays = [name for name, p in new.named_parameters() if optimizers and id(p) not in owned | olds]
@@ -163,15 +195,19 @@ def _carry_out(
             f"{row.path} has new parameters {strays}, and no optimizer has any of the old norm: use add_param_group()"
         )
     if row.standardized and not is_standardized(layer := found[row.standardized].module):  # one may stand before two
+        report._undo.append(_Unstandardize(layer, tuple(layer._parameters)))
         standardize_weight_(layer)
-        report._undo.append(_Unstandardize(layer))
 
 
 @dataclass(frozen=True)
 class _Unstandardize:
-    """The way back from a standardised weight."""
+    """The way back from a standardised weight, to parameters in the order that they had.
+
+    State dicts of optimizers go by the order.
+    """
 
     layer: nn.Module
+    order: tuple[str, ...]
 
     def check(self) -> None:
         """Raise where it is standardised no longer, or more was added since."""
@@ -182,14 +218,17 @@ class _Unstandardize:
             )
 
     def __call__(self) -> None:
-        unstandardize_weight_(self.layer, fold=False)
+        if is_standardized(self.layer):  # not where that failed
+            unstandardize_weight_(self.layer, fold=False)
+        parameters = self.layer._parameters
+        for name in [*self.order, *(name for name in parameters if name not in self.order)]:
+            parameters[name] = parameters.pop(name)
 
 
 def still_held(model: nn.Module, olds: list[nn.Module]) -> list[str]:
     """A note for each attribute of the model that holds a norm which was replaced."""
     return [
-        f"{name} still holds a norm that was replaced, outside of its parent's children: update it by hand"
-        for name in references(model, olds)
+        f"{name} still holds a norm that was replaced, and is no child: set it anew" for name in references(model, olds)
     ]
 
 
@@ -200,10 +239,21 @@ def _moved(row: Row, prefix: str) -> Row:
 
 
 def _copy(model: Model) -> Model:
+    """A copy of a model that has nothing of it."""
     try:
-        return copy.deepcopy(model)
+        twin = copy.deepcopy(model)
     except Exception as error:
         raise ConversionError(
             f"{type(model).__name__} cannot be copied ({error}); expected a model for copy.deepcopy: use convert_(), "
             f"which works in place"
         ) from error
+    originals = set(model.modules())
+    for path, module in twin.named_modules():
+        forward = vars(module).get("forward")  # a function is not copied, with what its closure holds
+        if module in originals or not originals.isdisjoint(held_by(forward)):
+            what = "is" if module in originals else "has a forward that calls"
+            raise ConversionError(
+                f"the copy of {type(model).__name__} by copy.deepcopy is not its own: {path or 'it'} {what} a module "
+                f"of the original; expected a copy that shares none: use convert_(), which works in place"
+            )
+    return twin

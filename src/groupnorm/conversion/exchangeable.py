@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from functools import lru_cache
+
+import torch
 from torch import nn
 from torch.nn.utils import parametrize
 
+from groupnorm.conversion.probe import Seen
 from groupnorm.conversion.rules import Facts, facts
-from groupnorm.conversion.targets import RUNNING, keeps_statistics
+from groupnorm.conversion.targets import RUNNING, keeps_statistics, make, uses_batch
 from groupnorm.errors import ArgumentError
 from groupnorm.nn.norm import Norm
+from groupnorm.nn.wiring import NeedsConvolution
 
 
 def known(norm: nn.Module) -> Facts | str | None:
@@ -37,7 +43,7 @@ def _obstacle(norm: nn.Module) -> str:
     return ""
 
 
-def unfit(old: nn.Module, facts: Facts, target: Norm, number: int | None, positions: int | None, path: str) -> str:
+def unfit(old: nn.Module, facts: Facts, target: Norm, number: int | None, seen: Seen, path: str) -> str:
     """Why a norm must not become that of ``target``, with the remedy; "" where it may.
 
     Args:
@@ -45,17 +51,43 @@ def unfit(old: nn.Module, facts: Facts, target: Norm, number: int | None, positi
         facts: what is known of it.
         target: row of the catalog.
         number: of groups, examples or parts.
-        positions: of its input; None: not known.
+        seen: what it saw when the model ran.
         path: of the norm.
     """
-    if target.spec == "frozen" and not (_has_statistics(old) and keeps_statistics(old, _new(target, number, facts))):
+    if target.spec == "frozen" and not (
+        _has_statistics(old) and keeps_statistics(old, facts, _new(target, number, facts))
+    ):
+        first = "syncbn" if uses_batch(old) else "bn"  # "bn" would leave a batch norm without statistics as it is
         return (
-            f"it has no running mean and variance of its {facts.channels} channels, and frozen would use 0 and 1: "
-            f"convert to 'bn', call recompute_statistics_(model, data), then convert to 'frozen'"
+            f"it has no running mean and variance of its {facts.channels} channels that batch norm evaluates with, and "
+            f"frozen would use 0 and 1: convert to {first!r}, call recompute_statistics_(model, data), then convert to "
+            f"'frozen'"
         )
+    return _misfit(facts, seen) or _single(facts, target, number, seen, path)
+
+
+def _misfit(facts: Facts, seen: Seen) -> str:
+    """Why another norm would take what this one receives for something else; "" where it would not."""
+    for shape in seen.shapes:
+        if facts.spec == "in" and facts.rank is not None and len(shape) == facts.rank - 1:
+            return (
+                f"it receives {shape} without a batch axis, and the new norm would take {shape[0]} for the samples; "
+                f"expected (N, C, *): call the model with x.unsqueeze(0), or leave it out with where="
+            )
+        if len(shape) < 2 or shape[1] != facts.channels:
+            return (
+                f"it receives {shape}, and has {facts.channels} channels; expected (N, {facts.channels}, *): mend the "
+                f"layer before it, or leave it out with where="
+            )
+    return ""
+
+
+def _single(facts: Facts, target: Norm, number: int | None, seen: Seen, path: str) -> str:
+    """Why no batch of such inputs could train the new norm; "" where one could."""
     groups = groups_of(target.spec, number, facts.channels)
-    if groups is None or positions is None or facts.channels // groups * positions != 1:
-        return ""
+    if groups is None or seen.positions is None or facts.channels // groups * seen.positions != 1:
+        several = max(2, target.resolve(facts.channels, number) if target.number == "examples" else 0)
+        return untrainable(facts, target, number, [(several, *shape[1:]) for shape in seen.shapes])
     if facts.channels == 1:
         remedy = "give a larger sample_input, if the model is meant for one"
     else:
@@ -66,6 +98,34 @@ def unfit(old: nn.Module, facts: Facts, target: Norm, number: int | None, positi
     )
 
 
+def untrainable(facts: Facts, target: Norm, number: int | None, shapes: Iterable[tuple[int, ...]]) -> str:
+    """What the new norm raises in training on inputs of such shapes; "" for nothing.
+
+    A synchronised batch norm is not asked: other processes may have more samples.
+    """
+    if target.spec == "syncbn":
+        return ""
+    reasons = (_error(facts, target, number, shape) for shape in dict.fromkeys(shapes))
+    return next(filter(None, reasons), "")
+
+
+@lru_cache(maxsize=4096)  # the layers of a network are much alike
+def _error(facts: Facts, target: Norm, number: int | None, shape: tuple[int, ...]) -> str:
+    """What a new norm raises in training on an input of this shape, which has no values; "" for nothing."""
+    new = make(target, number, facts, affine=False, rank=len(shape), device="meta").train()
+    if isinstance(new, NeedsConvolution):
+        new.attach(nn.Linear(1, facts.channels, device="meta"))
+    samples = shape[0]
+    if target.number == "examples":  # one chunk, and what remains
+        size = target.resolve(facts.channels, number)
+        samples = min(samples, size + samples % size)
+    try:
+        new(torch.empty(samples, *shape[1:], device="meta"))
+    except ValueError as error:
+        return str(error)
+    return ""
+
+
 def groups_of(spec: str, number: int | None, channels: int) -> int | None:
     """Groups of the norms that are group norm by another name; None of others."""
     return {"gn": number, "ln": 1, "in": channels}.get(spec)
@@ -74,8 +134,11 @@ def groups_of(spec: str, number: int | None, channels: int) -> int | None:
 def lost(old: nn.Module, facts: Facts, target: Norm, number: int | None) -> tuple[str, ...]:
     """What the norm of ``target`` cannot keep of ``old``."""
     found = []
-    if _has_statistics(old) and not keeps_statistics(old, _new(target, number, facts)):
+    new = _new(target, number, facts)
+    if _has_statistics(old) and not keeps_statistics(old, facts, new):
         found.append("running statistics")
+    if uses_batch(old) and _has_statistics(new) and target.spec != "bn":
+        found.append("evaluation with the statistics of the batch")
     of_a_norm = {"weight", "bias", *RUNNING, *facts.after}
     found += [name for name in (*old._parameters, *old._buffers) if name not in of_a_norm and _set(old, name)]
     found += [name for name, _ in old.named_children() if name not in {*of_a_norm, "parametrizations"}]
@@ -83,6 +146,13 @@ def lost(old: nn.Module, facts: Facts, target: Norm, number: int | None) -> tupl
         parametrized = old.parametrizations.keys()  # type: ignore[operator,union-attr]
         found += [f"parametrization of {name}" for name in parametrized if name not in ("weight", "bias")]
     return (*found, "its own activation") if facts.activation == "own" else tuple(found)
+
+
+def added(old: nn.Module, facts: Facts, target: Norm, number: int | None) -> tuple[str, ...]:
+    """Names of the parameters that only the norm of ``target`` has, which an optimiser of before does not train."""
+    affine = getattr(old, "weight", None) is not None
+    new = make(target, number, facts, affine, device="meta")
+    return tuple(name for name, _ in new.named_parameters() if name not in ("weight", "bias"))
 
 
 def _set(module: nn.Module, name: str) -> bool:
@@ -95,8 +165,7 @@ def _has_statistics(norm: nn.Module) -> bool:
 
 def _new(target: Norm, number: int | None, facts: Facts) -> nn.Module:
     """A new norm that holds no memory."""
-    assert target.make is not None
-    return target.make(facts.channels, target.resolve(facts.channels, number), device="meta")
+    return make(target, number, facts, affine=True, device="meta")
 
 
 def describe(module: nn.Module) -> str:

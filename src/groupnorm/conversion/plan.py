@@ -16,6 +16,9 @@ if TYPE_CHECKING:
 
 _SPEC = re.compile(r"(ws\+)?([a-z0-9-]+)(:c?[0-9]+)?")
 
+NOT_SELECTED = "not selected by where="
+TOO_SMALL = "cannot train on batches as small as sample_input"
+
 Action = Literal["replace", "skip", "refuse"]
 
 
@@ -32,6 +35,7 @@ class Row:
         number: of groups, examples or parts; None where the new norm has none, or for its default ("auto" for groups).
         why: what there is to say about the number; why skipped; or why refused, and the remedy.
         lost: what the new norm cannot keep.
+        added: parameters that only the new norm has; an optimizer of before has to get them.
         shared: the other paths of the same module; all are replaced by one.
         rank: of its input, which "bn" has a class for each of; None where nothing tells it.
         standardized: path of the convolution or linear layer whose weight is standardised; "" for none.
@@ -45,6 +49,7 @@ class Row:
     number: int | None = None
     why: str = ""
     lost: tuple[str, ...] = ()
+    added: tuple[str, ...] = ()
     shared: tuple[str, ...] = ()
     standardized: str = ""
     rank: int | None = None
@@ -100,7 +105,7 @@ class Plan:
             fields = json.loads(text)
             rows = [Row(**row) for row in fields["rows"]]
             for row in rows:
-                row.lost, row.shared = tuple(row.lost), tuple(row.shared)
+                row.lost, row.added, row.shared = tuple(row.lost), tuple(row.added), tuple(row.shared)
             return cls(fields["to"], rows)
         except (ValueError, KeyError, TypeError) as error:
             raise ArgumentError(
@@ -122,7 +127,14 @@ class Plan:
             refused
         )
         lost = Counter(name for row in replaced for name in row.lost)
-        return ", ".join(parts) + "".join(f"; {count} lose {name}" for name, count in lost.items())
+        added = sum(len(row.added) for row in replaced)
+        small = sum(TOO_SMALL in row.why for row in replaced)
+        return (
+            ", ".join(parts)
+            + "".join(f"; {count} lose {name}" for name, count in lost.items())
+            + f"; {added} new parameters" * bool(added)
+            + f"; {small} {TOO_SMALL}" * bool(small)
+        )
 
     def _label(self, row: Row) -> str:
         """What a row becomes, as coarsely as it was asked for: "gn" if that is, whatever the groups."""
@@ -148,11 +160,18 @@ class Plan:
             for row in self.rows
         ]
 
+    def _folded(self) -> tuple[Plan, str]:
+        """The plan without the rows that where= leaves out, and a line that counts them."""
+        kept = [row for row in self.rows if (row.action, row.why) != ("skip", NOT_SELECTED)]
+        left = len(self.rows) - len(kept)
+        return Plan(self.to, kept), f"{left} more norms, {NOT_SELECTED}" if left else ""
+
     def __str__(self) -> str:
-        rows = [("path", "norm", "becomes", "remark"), *self.cells()]
+        plan, more = self._folded()
+        rows = [("path", "norm", "becomes", "remark"), *plan.cells()]
         widths = [max(len(row[column]) for row in rows) for column in range(3)]
         lines = ["  ".join((*(t.ljust(w) for t, w in zip(row, widths, strict=False)), row[3])).rstrip() for row in rows]
-        return "\n".join([self.summary, "", *lines])
+        return "\n".join([self.summary, "", *lines, *([more] if more else [])])
 
     def __repr__(self) -> str:
         return str(self)
@@ -165,10 +184,11 @@ class Plan:
         from rich.table import Table
         from rich.text import Text
 
-        table = Table(title=self.summary, box=box.SIMPLE_HEAD, title_justify="left")
+        plan, more = self._folded()
+        table = Table(title=self.summary, caption=more or None, box=box.SIMPLE_HEAD, title_justify="left")
         for name in ("path", "norm", "becomes", "remark"):
             table.add_column(name, overflow="fold")
         styles = {"replace": "", "skip": "dim", "refuse": "bold red"}
-        for row, cells in zip(self.rows, self.cells(), strict=True):
+        for row, cells in zip(plan.rows, plan.cells(), strict=True):
             table.add_row(*(Text(cell) for cell in cells), style=styles[row.action])
         return table

@@ -7,9 +7,9 @@ from typing import Any
 
 from torch import nn
 
-from groupnorm.conversion.exchangeable import describe, groups_of, known, lost, unfit
+from groupnorm.conversion.exchangeable import added, describe, groups_of, known, lost, unfit, untrainable
 from groupnorm.conversion.groups import Groups, check_groups, resolve_at
-from groupnorm.conversion.plan import Plan, Row
+from groupnorm.conversion.plan import NOT_SELECTED, TOO_SMALL, Plan, Row
 from groupnorm.conversion.probe import Seen, probe
 from groupnorm.conversion.rules import Facts
 from groupnorm.conversion.selection import Where, check_fits_some, checked, selects
@@ -17,8 +17,9 @@ from groupnorm.conversion.sites import Site, rank_before, sites
 from groupnorm.conversion.wrapped import check_bare
 from groupnorm.errors import ArgumentError, ConversionError, SingleElementError
 from groupnorm.nn.factory import Spec, parse
-from groupnorm.nn.weight_standardization import check_standardizable, is_standardized
-from groupnorm.nn.wiring import NeedsConvolution
+from groupnorm.nn.norm import Norm
+from groupnorm.nn.weight_standardization import is_standardized
+from groupnorm.nn.wiring import NeedsConvolution, check_weight
 
 
 def plan(
@@ -67,17 +68,22 @@ def plan(
         row = Row(site.path, describe(site.module), "replace", spec.row.spec, shared=site.paths[1:])
         selected = any(selects(where, path, site.module) for path in site.paths)
         if isinstance(what, Facts):
-            _fill(row, spec, groups, what, seen[site.module], site)
-            if selected and needs_layer(spec) and row.action == "replace":
-                _layer(row, spec, seen[site.module].before, names, rows)
+            sight = seen[site.module]
+            _fill(row, spec, groups, what, sight, site)
+            if selected and needs_layer(spec):
+                _layer(row, spec, sight.before, names, rows)
             if row.action == "replace" and not row.standardized and (already := _already(row, spec, site.module, what)):
                 row.action, row.why = "skip", already
+            elif reason := unfit(site.module, what, spec.row, row.number, sight, row.path):
+                row.action, row.why, row.standardized = "refuse", reason, ""
         else:
             row.action, row.why = "refuse", what
         if not selected:
-            row.action, row.why = "skip", "not selected by where="
+            row.action, row.why = "skip", NOT_SELECTED
         if row.action == "replace" and isinstance(what, Facts):
             row.lost = lost(site.module, what, spec.row, row.number)
+            row.added = added(site.module, what, spec.row, row.number)
+            row.why = "; ".join(filter(None, (row.why, remark(what, spec.row, row.number, seen[site.module]))))
         rows.append(row)
     return Plan(to, rows)
 
@@ -123,7 +129,7 @@ def _asked(spec: Spec, groups: Groups) -> Groups:
 
 
 def _fill(row: Row, spec: Spec, groups: Groups, facts: Facts, seen: Seen, site: Site) -> None:
-    """Channels, number, rank and remark of a row, or why it is refused."""
+    """Channels, number, rank and remark of a row."""
     target = spec.row
     row.channels, row.number = facts.channels, spec.number
     row.rank = facts.rank or seen.rank or rank_before(site)
@@ -133,8 +139,13 @@ def _fill(row: Row, spec: Spec, groups: Groups, facts: Facts, seen: Seen, site: 
         row.number, row.why = resolve_at(wanted, row.path, facts.channels, seen.positions)
     if target.spec == "bn" and row.rank is None:
         row.why = "taken for BatchNorm2d: pass sample_input= to be certain"
-    if reason := unfit(site.module, facts, target, row.number, seen.positions, row.path):
-        row.action, row.why = "refuse", reason
+
+
+def remark(facts: Facts, target: Norm, number: int | None, seen: Seen) -> str:
+    """That batches as small as that of sample_input do not train the new norm; "" where they do."""
+    if not untrainable(facts, target, number, seen.shapes):
+        return ""
+    return f"{TOO_SMALL}, {min(shape[0] for shape in seen.shapes)}"
 
 
 def _already(row: Row, spec: Spec, old: nn.Module, facts: Facts) -> str:
@@ -171,7 +182,7 @@ def not_standardizable(layer: nn.Module | None) -> str:
     if is_standardized(layer):
         return "the weight before it is standardised already"
     try:
-        check_standardizable(layer)
+        check_weight(layer)
     except (ArgumentError, SingleElementError) as error:
         return str(error)
     return ""

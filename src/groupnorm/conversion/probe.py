@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from groupnorm.conversion.rules import Facts, facts
-from groupnorm.errors import ArgumentError, ConversionError, GroupNormError
+from groupnorm.errors import ArgumentError
+from groupnorm.nn.wiring import evaluating as evaluating
 from groupnorm.nn.wiring import layers_before
 
 
@@ -19,15 +19,23 @@ class Seen:
     """What one norm saw.
 
     Attributes:
-        rank: of its input; None: not reached.
-        positions: of its input, the fewest of all calls; None: not reached.
+        shapes: of its inputs, call by call.
         before: the convolution or linear layer whose output it received in every call; None where there is no such one.
     """
 
     def __init__(self) -> None:
-        self.rank: int | None = None
-        self.positions: int | None = None
+        self.shapes: list[tuple[int, ...]] = []
         self.before: nn.Module | None = None
+
+    @property
+    def rank(self) -> int | None:
+        """Of its input; None: not reached."""
+        return len(self.shapes[-1]) if self.shapes else None
+
+    @property
+    def positions(self) -> int | None:
+        """Of its input, the fewest of all calls; None: not reached."""
+        return min((math.prod(shape[2:]) for shape in self.shapes), default=None)
 
 
 def probe(model: nn.Module, norms: Iterable[nn.Module], sample_input: Any) -> dict[nn.Module, Seen]:
@@ -46,10 +54,7 @@ def probe(model: nn.Module, norms: Iterable[nn.Module], sample_input: Any) -> di
     def look(norm: nn.Module, inputs: tuple[Any, ...], options: dict[str, Any]) -> None:
         x = first_tensor(inputs, options)
         if x is not None:
-            positions = math.prod(x.shape[2:])
-            before = seen[norm].positions
-            seen[norm].rank = x.dim()
-            seen[norm].positions = positions if before is None else min(before, positions)
+            seen[norm].shapes.append(tuple(x.shape))
 
     hooks = [norm.register_forward_pre_hook(look, with_kwargs=True) for norm in seen]
     try:
@@ -138,15 +143,3 @@ def _moved(value: Any, device: torch.device) -> Any:
         items = [_moved(item, device) for item in value]
         return type(value)(*items) if hasattr(value, "_fields") else type(value)(items)  # a named tuple counts them out
     return value
-
-
-@contextmanager
-def evaluating(model: nn.Module) -> Iterator[None]:
-    """The model in evaluation mode, and afterwards each module in its own."""
-    modes = {module: module.training for module in model.modules()}
-    model.eval()
-    try:
-        yield
-    finally:
-        for module, mode in modes.items():
-            module.training = mode

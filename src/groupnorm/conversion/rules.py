@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -81,7 +82,7 @@ def facts(module: nn.Module) -> Facts | None:
         kind = kind.__mro__[1]
     known = _RULES.get(_name(kind))
     if known is not None:
-        return replace(known(module), after=after) if after else known(module)
+        return _read(known(module), module, after)
     if isinstance(module, _TORCH) or (_SOUNDS_LIKE.search(kind.__name__) and not _wraps(module)):
         raise ArgumentError(
             f"{kind.__module__}.{kind.__qualname__} is a norm that no rule knows; expected one of torch, torchvision, "
@@ -89,6 +90,17 @@ def facts(module: nn.Module) -> Facts | None:
             f"leave it out with where="
         )
     return None
+
+
+def _read(told: Facts, module: nn.Module, after: tuple[str, ...]) -> Facts:
+    """What a rule tells, with the channels that the tensors have: pruning cuts those and leaves the number."""
+    names = ("weight",) if CATALOG[told.spec].own_statistics else ("weight", "running_mean")
+    tensors = [
+        tensor for name in names if (tensor := module._parameters.get(name, module._buffers.get(name))) is not None
+    ]
+    channels = len(tensors[0]) if tensors and tensors[0].dim() == 1 else operator.index(told.channels)
+    number = None if told.number is None else operator.index(told.number)
+    return replace(told, channels=channels, number=number, eps=float(told.eps), after=after or told.after)
 
 
 def _wraps(module: nn.Module) -> bool:

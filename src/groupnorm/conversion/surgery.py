@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+import weakref
+from collections import UserDict, deque
+from collections.abc import Callable, Collection, Iterable
+from functools import partial
+from types import CellType, FunctionType, MethodType
 from typing import Any
 
 import torch
@@ -31,10 +35,15 @@ class Exchange:
                     f"this conversion put there; expected the modules as it left them: undo the later conversion first"
                 )
 
+    def put_back(self) -> None:
+        """Put the old module back, with the mode and the hooks that the new one has by now."""
+        _hand_over_hooks(self.new, self.site.module)
+        _put(self.site, self.site.module.train(self.new.training))
+
     def __call__(self) -> None:
         """Put the old module back, with the values of before, where the model is now: its device and dtype."""
         old = self.site.module
-        _put(self.site, old.train(self.new.training))
+        self.put_back()
         with torch.no_grad():
             for tensor, value, learns in self.values:
                 tensor.copy_(value)
@@ -56,7 +65,7 @@ def exchange_(site: Site, new: nn.Module, *, internal: Collection[str] | None = 
     """
     old = site.module
     done = Exchange(site, new)
-    _share_hooks(old, new)
+    _hand_over_hooks(old, new)
     if internal is not None or not ours(old):
         skipped = {*vars(new), *_KNOWN, *(internal or ())}
         vars(new).update({name: value for name, value in vars(old).items() if name not in skipped})
@@ -85,65 +94,134 @@ _KNOWN = {
 """Attributes of norms that say what they compute: those of the new norm hold."""
 
 
-def rebind_(optimizer: torch.optim.Optimizer, old: nn.Module, new: nn.Module) -> Undo:
+def rebind_(
+    optimizer: torch.optim.Optimizer, old: nn.Module, new: nn.Module, used: Collection[int] = frozenset()
+) -> Rebinding:
     """Let an optimiser of the parameters of ``old`` have those of ``new``.
 
     Parameters that both have stay where they are, with their state. Those that only the new module has go to the end of
     the group that had the first of the old ones; those that only the old one has go, with their state.
 
+    Args:
+        optimizer: in place.
+        old: the module that was replaced.
+        new: what is in its place.
+        used: ids of parameters that other modules have too; they stay.
+
     Returns:
         what takes it back.
     """
-    before, after = list(old.parameters()), list(new.parameters())
-    gone = {id(p) for p in before} - {id(p) for p in after}
-    come = [p for p in after if id(p) not in {id(q) for q in before}]
-    groups = optimizer.param_groups
-    lists = [(group, list(group["params"]), list(group.get("param_names", ()))) for group in groups]
-    state: dict[Tensor, Any] = {p: optimizer.state[p] for p in before if id(p) in gone and p in optimizer.state}
-    home = next((group for group in groups if {id(p) for p in group["params"]} & {id(p) for p in before}), None)
-    if home is not None and (gone or come):
-        names = {id(p): name for name, p in new.named_parameters()}
-        for group in groups:
-            stays = [id(p) not in gone for p in group["params"]]
-            group["params"] = [p for p, stay in zip(group["params"], stays, strict=True) if stay]
-            if "param_names" in group:
-                group["param_names"] = [n for n, stay in zip(group["param_names"], stays, strict=True) if stay]
-        home["params"] += come
-        if "param_names" in home:
-            home["param_names"] += [names[id(p)] for p in come]
-        for p in state:
-            del optimizer.state[p]
-
-    def undo() -> None:
-        for group, parameters, parameter_names in lists:
-            group["params"] = parameters
-            if parameter_names:
-                group["param_names"] = parameter_names
-        for p in come:
-            optimizer.state.pop(p, None)
-        optimizer.state.update(state)
-
-    return undo
+    before, after = list(old.parameters()), {p: name for name, p in new.named_parameters()}
+    gone = {p for p in before if p not in after and id(p) not in used}
+    come = [p for p in after if p not in set(before)]
+    home = next((group for group in optimizer.param_groups if {*group["params"]} & {*before}), None)
+    done = Rebinding(optimizer, gone, come if home is not None else [])
+    if home is None:
+        return done
+    for group in optimizer.param_groups:
+        _regroup(group, [(p, name) for p, name in _named(group) if p not in gone])
+    _regroup(home, [*_named(home), *((p, after[p]) for p in come)])
+    for p in done.state:
+        del optimizer.state[p]
+    return done
 
 
-def references(model: nn.Module, modules: Sequence[nn.Module]) -> list[str]:
-    """Attributes of the model's modules that hold one of ``modules`` other than as a child: lists, dictionaries.
+class Rebinding:
+    """Takes back what :func:`rebind_` did.
+
+    Loading a state makes new groups, so that they are known by their numbers.
+    """
+
+    def __init__(self, optimizer: torch.optim.Optimizer, gone: Collection[Tensor], come: Collection[Tensor]) -> None:
+        self.optimizer, self.gone, self.come = optimizer, set(gone), set(come)
+        self.groups = [_named(group) for group in optimizer.param_groups]
+        self.state = {p: optimizer.state[p] for p in self.gone if p in optimizer.state}
+
+    def check(self) -> None:
+        """Raise where groups have gone, to which parameters would return."""
+        if (self.gone or self.come) and (now := len(self.optimizer.param_groups)) < len(self.groups):
+            raise ConversionError(
+                f"the optimizer has {now} parameter groups, and had {len(self.groups)} at this conversion; expected "
+                f"the same groups, or more: put those back that were removed, and undo it then"
+            )
+
+    def __call__(self) -> None:
+        """Give the parameters back that went, where they were, and take those that came; others stay."""
+        held = {p for group in self.optimizer.param_groups for p in group["params"]}
+        for group, before in zip(self.optimizer.param_groups, self.groups, strict=False):
+            now = _named(group)
+            here, was = {p for p, _ in now}, {p for p, _ in before}
+            back = [(p, name) for p, name in before if p in here or (p in self.gone and p not in held)]
+            later = [(p, name) for p, name in now if p not in was and p not in self.come]
+            _regroup(group, back + later)
+        for p in self.come:
+            self.optimizer.state.pop(p, None)
+        self.optimizer.state.update(self.state)
+
+
+def _named(group: dict[str, Any]) -> list[tuple[Tensor, str]]:
+    """The parameters of a group, each with its name there; "" where the group has no names."""
+    return list(zip(group["params"], group.get("param_names") or [""] * len(group["params"]), strict=True))
+
+
+def _regroup(group: dict[str, Any], parameters: Collection[tuple[Tensor, str]]) -> None:
+    """Let a group have these parameters, in the very list, which some optimisers hold."""
+    group["params"][:] = [p for p, _ in parameters]
+    if "param_names" in group:
+        group["param_names"][:] = [name for _, name in parameters]
+
+
+def references(model: nn.Module, modules: Collection[nn.Module]) -> list[str]:
+    """Attributes of the model's modules that hold one of ``modules`` other than as a child: lists, functions.
 
     An exchange does not reach them.
     """
-    wanted = {id(module) for module in modules}
-    found = []
-    for path, parent in model.named_modules():
-        for name, value in vars(parent).items():
-            if name != "_modules" and any(id(item) in wanted for item in _items(value)):
-                found.append(f"{path}.{name}".lstrip("."))
+    wanted = set(modules)
+    return [
+        f"{path}.{name}".lstrip(".")
+        for path, parent in model.named_modules()
+        for name, value in vars(parent).items()
+        if name != "_modules" and any(module in wanted for module in held_by(value))
+    ]
+
+
+def held_by(value: Any) -> list[nn.Module]:
+    """The modules that a value holds: itself, or within containers, bound methods and the closures of functions."""
+    found, left = [], [value]
+    seen = {id(value): value}  # the values are held, so that no id is used again
+    while left:
+        item = left.pop()
+        if isinstance(item, nn.Module):
+            found.append(item)
+            continue
+        for inner in _inside(item):
+            if id(inner) not in seen:
+                seen[id(inner)] = inner
+                left.append(inner)
     return found
 
 
-def _items(value: Any) -> Sequence[Any]:
-    if isinstance(value, dict):
-        return list(value.values())
-    return list(value) if isinstance(value, (list, tuple, set)) else [value]
+def _inside(value: Any) -> Iterable[Any]:
+    """What a container or function holds."""
+    if isinstance(value, (dict, UserDict)):
+        return [*value.keys(), *value.values()]
+    if isinstance(value, (list, tuple, set, frozenset, deque)):
+        return value
+    if isinstance(value, MethodType):
+        return [value.__self__]
+    if isinstance(value, partial):
+        return [value.func, value.args, value.keywords]
+    if isinstance(value, FunctionType):
+        return [value.__defaults__, value.__kwdefaults__, *(_content(cell) for cell in value.__closure__ or ())]
+    return ()
+
+
+def _content(cell: CellType) -> Any:
+    """What a variable of a closure holds; None where it is not set yet."""
+    try:
+        return cell.cell_contents
+    except ValueError:
+        return None
 
 
 def _put(site: Site, module: nn.Module) -> None:
@@ -155,10 +233,13 @@ def _tensors(module: nn.Module) -> list[Tensor]:
     return [*module.parameters(), *module.buffers()]
 
 
-def _share_hooks(old: nn.Module, new: nn.Module) -> None:
+def _hand_over_hooks(old: nn.Module, new: nn.Module) -> None:
     """Let ``new`` have the hooks of ``old``, in the very dictionaries, so that their handles still remove them."""
-    for name, value in vars(old).items():
-        if isinstance(value, dict) and "_hooks" in name:
-            value.update(vars(new)[name])
-            vars(new)[name] = value
+    for name, hooks in vars(old).items():
+        if isinstance(hooks, dict) and "_hooks" in name:
+            vars(new)[name] = hooks
+            for hook in hooks.values():
+                # torch gives some hooks their module by a weak reference, made when they are registered
+                if getattr(hook, "with_module", False) and hook.module() is old:
+                    hook.module = weakref.ref(new)
     new._is_full_backward_hook = old._is_full_backward_hook

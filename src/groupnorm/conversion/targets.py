@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.utils import parametrize
 
 from groupnorm.conversion.followed import follow_
@@ -12,13 +13,16 @@ from groupnorm.conversion.rules import Facts
 from groupnorm.conversion.surgery import ours
 from groupnorm.nn.activation import ACTIVATION_MODULES
 from groupnorm.nn.catalog import CATALOG
+from groupnorm.nn.group_norm import GroupNorm
 from groupnorm.nn.norm import Norm
 
 RUNNING = ("running_mean", "running_var", "num_batches_tracked")
 _BATCH_NORMS = {2: nn.BatchNorm1d, 3: nn.BatchNorm1d, 4: nn.BatchNorm2d, 5: nn.BatchNorm3d}
 
 
-def build(row: Norm, number: int | None, old: nn.Module, known: Facts, rank: int | None) -> nn.Module:
+def build(
+    row: Norm, number: int | None, old: nn.Module, known: Facts, rank: int | None, backend: str | None = None
+) -> nn.Module:
     """The norm of ``row`` in the place of ``old``, which stays as it is.
 
     The parameters are the very objects of the old norm where both have them, so that optimisers keep them; a scale that
@@ -30,6 +34,7 @@ def build(row: Norm, number: int | None, old: nn.Module, known: Facts, rank: int
         old: the norm.
         known: what is known of it.
         rank: of its input; None: not known.
+        backend: of a group norm; None: that of the old one.
     """
     weight = _original(old, "weight")
     place: dict[str, Any] = {"eps": known.eps}
@@ -37,21 +42,20 @@ def build(row: Norm, number: int | None, old: nn.Module, known: Facts, rank: int
         if tensor is not None and tensor.is_floating_point():
             place |= {"device": tensor.device, "dtype": tensor.dtype}
             break
-    if row.spec == "bn":
-        kind = _BATCH_NORMS[known.rank or rank or 4]
-        new: nn.Module = kind(known.channels, affine=weight is not None, **place)
-    else:
-        assert row.make is not None
-        place["affine"] = weight is not None
-        if row.activates:
-            place["activation"] = False  # the model's own follows
-        new = row.make(known.channels, row.resolve(known.channels, number), **place)
+    new = make(row, number, known, weight is not None, rank, **place)
     for name in ("weight", "bias"):
         _move(old, new, name, known.frozen)
-    if keeps_statistics(old, new):
-        new._buffers.update({name: tensor for name in RUNNING if (tensor := old._buffers.get(name)) is not None})
+    if keeps_statistics(old, known, new):
+        names = RUNNING[:2] if row.restarts else RUNNING
+        new._buffers.update({name: tensor for name in names if (tensor := old._buffers.get(name)) is not None})
+        if hasattr(old, "track_running_stats") and hasattr(new, "track_running_stats"):
+            new.track_running_stats = old.track_running_stats  # False: they stay what they are
+    elif row.spec == "bn" and uses_batch(old):
+        new = _without_statistics(new)
     if hasattr(old, "momentum") and hasattr(new, "momentum"):
         new.momentum = old.momentum
+    if isinstance(new, GroupNorm):
+        new.backend = backend or (old.backend if isinstance(old, GroupNorm) else new.backend)
     children = [(name, child) for name in known.after if (child := old._modules.get(name)) is not None]
     if known.activation not in (None, "own"):
         if hasattr(new, "activation") and row.spec in ("gn", "ln", "in"):
@@ -59,6 +63,17 @@ def build(row: Norm, number: int | None, old: nn.Module, known: Facts, rank: int
         else:
             children.append(("act", ACTIVATION_MODULES[known.activation]()))
     return follow_(new, children).train(old.training)
+
+
+def make(row: Norm, number: int | None, known: Facts, affine: bool, rank: int | None = None, **place: Any) -> nn.Module:
+    """A new norm of a row, as a conversion has it: without the activation that it may contain."""
+    if row.spec == "bn":
+        return _BATCH_NORMS[known.rank or rank or 4](known.channels, affine=affine, **place)
+    assert row.make is not None
+    if row.activates:
+        place["activation"] = False  # the model's own follows
+    norm: nn.Module = row.make(known.channels, row.resolve(known.channels, number), affine=affine, **place)
+    return norm
 
 
 def internal(old: nn.Module, known: Facts) -> frozenset[str] | None:
@@ -70,9 +85,21 @@ def internal(old: nn.Module, known: Facts) -> frozenset[str] | None:
     return frozenset(vars(new)) if isinstance(old, type(new)) else None
 
 
-def keeps_statistics(old: nn.Module, new: nn.Module) -> bool:
-    """Whether ``new`` has running statistics of the shapes of those of ``old``; of others they are of other sets."""
-    return _shapes(old) == _shapes(new)
+def keeps_statistics(old: nn.Module, known: Facts, new: nn.Module) -> bool:
+    """Whether the running statistics of ``old`` are those of batch norm, and of the shapes that ``new`` has them in."""
+    return not CATALOG[known.spec].own_statistics and _shapes(old) == _shapes(new)
+
+
+def uses_batch(norm: nn.Module) -> bool:
+    """Whether a norm evaluates with the statistics of the batch, because it has no running ones."""
+    return isinstance(norm, _BatchNorm) and norm._buffers.get("running_mean") is None
+
+
+def _without_statistics(norm: nn.Module) -> nn.Module:
+    """A new batch norm without the running statistics that it was made with."""
+    norm.track_running_stats = False  # type: ignore[assignment]
+    norm._buffers.update(dict.fromkeys(RUNNING))
+    return norm
 
 
 def _shapes(norm: nn.Module) -> list[Any]:

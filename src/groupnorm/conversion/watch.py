@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from groupnorm.conversion.probe import first_tensor
+from groupnorm.nn.wiring import Version, is_changed, version_of
 
 _ADD = {torch.add, Tensor.add, Tensor.__add__, Tensor.__radd__}
 _ADD_IN_PLACE = {Tensor.add_, Tensor.__iadd__}
@@ -25,7 +26,7 @@ class Call:
     norm: nn.Module
     x: Tensor
     y: Tensor
-    version: int = 0  # of y when it was given
+    version: Version = 0  # of y when it was given
 
     @property
     def key(self) -> tuple[str, int]:
@@ -74,7 +75,7 @@ class Watch(TorchFunctionMode):
         assert x is not None
         call = Call(path, sum(call.path == path for call in self._calls), norm, x, y)
         call.y = self.after(call)
-        call.version = call.y._version
+        call.version = version_of(call.y)
         self._calls.append(call)
         return call.y
 
@@ -82,8 +83,8 @@ class Watch(TorchFunctionMode):
         if (function in _ADD or function in _ADD_IN_PLACE) and len(args) == 2 and not kwargs:
             for call in reversed(self._calls):  # of two branches, the one that was computed last
                 for mine, other in (args, args[::-1]):
-                    changed = mine is call.y and mine._version != call.version  # by an activation in place
-                    if mine is call.y and not changed and isinstance(other, Tensor) and other.shape == mine.shape:
+                    same = mine is call.y and not is_changed(mine, call.version)  # by an activation in place
+                    if same and isinstance(other, Tensor) and other.shape == mine.shape:
                         total = self.sum(call, other)
                         if total is not None:
                             return args[0].copy_(total) if function in _ADD_IN_PLACE else total

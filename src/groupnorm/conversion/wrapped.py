@@ -15,7 +15,7 @@ def check_bare(model: nn.Module) -> None:
         kind = type(module)
         names = {f"{base.__module__}.{base.__qualname__}" for base in kind.__mro__}
         remedy = next((_WRAPPERS[name] for name in names if name in _WRAPPERS), None)
-        if remedy is None and kind.__module__.startswith(_QUANTIZED):
+        if remedy is None and kind.__module__.startswith(_QUANTIZED) and not kind.__module__.startswith(_FLOAT):
             remedy = "convert the model before it is fused or quantised"
         if remedy is None and _compiled(module):
             remedy = "convert the model before torch.compile, or its _orig_mod"
@@ -47,4 +47,6 @@ _WRAPPERS = {
     "torch.jit._script.ScriptModule": "convert the model before torch.jit.script or torch.jit.trace",
     "torch.jit._script.RecursiveScriptModule": "convert the model before torch.jit.script or torch.jit.trace",
 }
+_FLOAT = ("torch.ao.nn.quantizable", "torch.ao.nn.quantized.modules.functional_modules")
+"""Modules that compute in floats until a network is quantised."""
 _QUANTIZED = ("torch.ao.nn.", "torch.nn.intrinsic", "torch.nn.quantized", "torch.nn.qat")

@@ -190,6 +190,7 @@ CATALOG: dict[str, Norm] = {
             lambda c, n, **options: MovingAverageBatchNorm(c, **options),
             shares="mean square",
             note=", of the last 32 samples",
+            restarts=True,
         ),
         Norm(
             "cbn",
@@ -210,6 +211,7 @@ CATALOG: dict[str, Norm] = {
             "Very small batches in long trainings: group norm over two samples at a time. gbgn:8 sets the groups.",
             lambda c, n, **options: GeneralBatchGroupNorm(c, n, **options),
             number="groups",
+            own_statistics=True,
         ),
         Norm(
             "bgn",
@@ -221,6 +223,7 @@ CATALOG: dict[str, Norm] = {
             lambda c, n, **options: BatchGroupNorm(c, n, **options),
             number="parts",
             default=16,
+            own_statistics=True,
         ),
         Norm(
             "pn",
@@ -234,6 +237,8 @@ CATALOG: dict[str, Norm] = {
             default=1,
             shares="mean square",
             note=", running after the warm-up",
+            own_statistics=True,
+            restarts=True,
         ),
         Norm(
             "rms",
@@ -291,6 +296,7 @@ CATALOG: dict[str, Norm] = {
             lambda c, n, **options: BatchChannelNorm(c, n, **options),
             number="groups",
             note="; one after the other",
+            own_statistics=True,
         ),
         Norm(
             "bcn-micro",
@@ -302,6 +308,7 @@ CATALOG: dict[str, Norm] = {
             lambda c, n, **options: EstimatedBatchChannelNorm(c, n, **options),
             number="groups",
             note="; one after the other, the first estimated over past batches",
+            own_statistics=True,
         ),
         Norm(
             "sn",
@@ -312,6 +319,7 @@ CATALOG: dict[str, Norm] = {
             "When nobody knows which of the three suits a layer: each layer learns its own mixture.",
             lambda c, n, **options: SwitchableNorm(c, **options),
             note="; mixed",
+            own_statistics=True,
         ),
         Norm(
             "cn",
@@ -323,6 +331,7 @@ CATALOG: dict[str, Norm] = {
             lambda c, n, **options: ContinualNorm(c, n, **options),
             number="groups",
             note="; one after the other",
+            own_statistics=True,
         ),
         Norm(
             "lrn",

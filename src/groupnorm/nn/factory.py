@@ -17,12 +17,13 @@ from groupnorm.nn.catalog import CATALOG
 from groupnorm.nn.group_norm import GroupNorm
 from groupnorm.nn.norm import Norm
 from groupnorm.nn.wiring import mark_standardized
+from groupnorm.ops.backends import check_name
 from groupnorm.ops.checks import check_activation
 
 _SPEC = re.compile(r"(ws\+)?([a-z0-9-]+)(?::(c?)([1-9][0-9]*))?")
 
 
-def norm_layer(spec: str, *, activation: str | None = None) -> Callable[..., nn.Module]:
+def norm_layer(spec: str, *, activation: str | None = None, backend: str | None = None) -> Callable[..., nn.Module]:
     """A channels-first factory for a normalisation, usable as ``norm_layer=`` of torchvision and timm.
 
     Args:
@@ -33,13 +34,15 @@ def norm_layer(spec: str, *, activation: str | None = None) -> Callable[..., nn.
         activation: None, "relu", "silu", "gelu" or "gelu_tanh". Only for models whose norm layer also is the activation
             (timm's EfficientNet, RegNet, MobileNet, ...), which do not tell a factory which one. A norm that contains
             its own activation (FRN, EvoNorm) keeps that instead. Default: None.
+        backend: of :class:`groupnorm.GroupNorm`, where that is the layer: "native" exports a model to where this
+            package is not installed. Other norms compute with torch's operations in any case. Default: "auto".
 
     Returns:
         ``factory(num_channels, *, eps=..., device=None, dtype=None, apply_act=True)`` that returns the module. It can
         be pickled. ``apply_act=False`` leaves out the activation, that of a norm that contains one too.
 
     Raises:
-        UnknownNameError: an unknown spec; lists the known ones and the nearest match.
+        UnknownNameError: an unknown spec or backend; lists the known ones and the nearest match.
         DivisibilityError: when the factory is called with channels that do not divide into the groups asked for.
         ArgumentError: a timm model expects an activation from the layer and none was named.
 
@@ -50,9 +53,13 @@ def norm_layer(spec: str, *, activation: str | None = None) -> Callable[..., nn.
     """
     check_spec(spec)
     check_activation(activation)
+    options: dict[str, Any] = {}
+    if backend is not None:
+        check_name(backend)
+        options["backend"] = backend
     if activation is None:
-        return partial(_NormWithoutActivation(), spec=spec)
-    return partial(_build_with_activation, spec=spec, activation=activation)
+        return partial(_NormWithoutActivation(), spec=spec, **options)
+    return partial(_build_with_activation, spec=spec, activation=activation, **options)
 
 
 @dataclass(frozen=True)
@@ -145,7 +152,7 @@ def _build_with_activation(
     return layers["norm"] if len(layers) == 1 else nn.Sequential(layers)
 
 
-def _plain(num_channels: int, spec: str, **kwargs: Any) -> nn.Module:
+def _plain(num_channels: int, spec: str, backend: str | None = None, **kwargs: Any) -> nn.Module:
     parsed = parse(spec)
     number = parsed.number
     if parsed.by_size and number is not None:
@@ -154,4 +161,6 @@ def _plain(num_channels: int, spec: str, **kwargs: Any) -> nn.Module:
         number = num_channels // number
     assert parsed.row.make is not None
     norm = parsed.row.make(num_channels, parsed.row.resolve(num_channels, number), **kwargs)
+    if backend is not None and isinstance(norm, GroupNorm):
+        norm.backend = backend
     return mark_standardized(norm) if parsed.standardized else norm

@@ -46,6 +46,10 @@ class Norm:
         of: whose axes the sets cut: feature maps, or the weights of a convolution.
         shares: what the elements of a set share.
         note: what the sets do not tell.
+        own_statistics: its running statistics are not those that batch norm would evaluate with: they are of something
+            else, or evaluation computes something else with them.
+        restarts: the schedule begins anew with statistics of another norm, as :meth:`torch.nn.Module.load_state_dict`
+            of the layer has it, whatever the count of batches.
         activates: the norm contains its activation, and takes ``activation=False`` to leave it out.
         in_all: ``compare --norms all`` runs it.
     """
@@ -62,6 +66,8 @@ class Norm:
     of: Axes = FEATURES
     shares: str = "mean and variance"
     note: str = ""
+    own_statistics: bool = False
+    restarts: bool = False
     activates: bool = False
     in_all: bool = True
 

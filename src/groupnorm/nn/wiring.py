@@ -6,17 +6,18 @@ run without it, and :func:`wire_` connects them when the model is complete.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 
-from groupnorm.errors import WiringError
+from groupnorm.errors import ArgumentError, WiringError
 from groupnorm.nn.weight_standardization import check_standardizable, is_standardized, standardize_weight_
 
-__all__ = ["NeedsConvolution", "layers_before", "mark_standardized", "wire_"]
+__all__ = ["NeedsConvolution", "check_weight", "evaluating", "layers_before", "mark_standardized", "wire_"]
 
 
 @runtime_checkable
@@ -72,7 +73,7 @@ def wire_(model: nn.Module, *example: Any, **options: Any) -> list[tuple[str, st
         pairs = _pairs(before, attached, names)
         layers = [layer for layer, norm in pairs if norm in standardized and not is_standardized(layer)]
         for layer in layers:
-            check_standardizable(layer)
+            check_weight(layer, names[layer])
         for layer, norm in pairs:
             if isinstance(norm, NeedsConvolution):
                 norm.attach(layer)
@@ -92,31 +93,69 @@ def layers_before(
 
     In the order of the forward pass; norms that are not reached come last.
     """
-    made: dict[int, tuple[nn.Module, Tensor, int]] = {}  # the tensors are held, so that no id is used again
+    made: dict[int, tuple[nn.Module, Tensor, Version]] = {}  # the tensors are held, so that no id is used again
     before: dict[nn.Module, list[nn.Module | None]] = {}
 
     def after_layer(layer: nn.Module, inputs: Any, output: Tensor) -> None:
-        made[id(output)] = (layer, output, output._version)
+        made[id(output)] = (layer, output, version_of(output))
 
     def before_norm(norm: nn.Module, inputs: tuple[Any, ...], options: dict[str, Any]) -> None:
         received = next(iter((*inputs, *options.values())), None)
         layer, output, version = made.get(id(received), (None, None, 0))
-        changed = output is not None and output._version != version  # by an activation in place, say
+        changed = output is not None and is_changed(output, version)  # by an activation in place, say
         before.setdefault(norm, []).append(None if changed else layer)
 
-    modes = {module: module.training for module in model.modules()}
     hooks = [m.register_forward_hook(after_layer) for m in model.modules() if isinstance(m, (_ConvNd, nn.Linear))]
     hooks += [norm.register_forward_pre_hook(before_norm, with_kwargs=True) for norm in norms]
     try:
-        model.eval()
-        with torch.no_grad():
+        with torch.no_grad(), evaluating(model):
             run()
     finally:
         for hook in hooks:
             hook.remove()
+    return before | {norm: [] for norm in norms if norm not in before}
+
+
+def check_weight(layer: nn.Module, path: str = "") -> None:
+    """Raise where the weight of the layer before a norm cannot be standardised."""
+    if "weight" in vars(layer):  # a plain tensor that a hook sets before each forward pass
+        raise ArgumentError(
+            f"the weight of {path or type(layer).__name__} is computed by a hook from other tensors, as of pruning or "
+            f"the older weight_norm and spectral_norm; expected a parameter: use prune.remove, remove_weight_norm or "
+            f"remove_spectral_norm first"
+        )
+    check_standardizable(layer)
+
+
+Version = int | Tensor
+"""What a tensor was: the count of its changes in place, or its values in inference mode, where nothing counts."""
+
+
+def version_of(tensor: Tensor) -> Version:
+    """What a tensor is now."""
+    return tensor.clone() if tensor.is_inference() else tensor._version
+
+
+def is_changed(tensor: Tensor, version: Version) -> bool:
+    """Whether a tensor was changed in place since it was of a version."""
+    return not torch.equal(tensor, version) if isinstance(version, Tensor) else tensor._version != version
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """The model in evaluation mode, and afterwards each module in its own mode.
+
+    The flags are set, and no ``eval()`` or ``train()`` is called, which some modules take for a request to work on
+    their weights.
+    """
+    modes = {module: module.training for module in model.modules()}
+    for module in modes:
+        module.training = False
+    try:
+        yield
+    finally:
         for module, mode in modes.items():
             module.training = mode
-    return before | {norm: [] for norm in norms if norm not in before}
 
 
 def _pairs(
