@@ -262,12 +262,16 @@ WRONG_NETWORKS = {
     "a dict": lambda norm_layer: Returns(lambda y: {"logits": y}),
     "maps": lambda norm_layer: Returns(lambda y: y[:, :, None]),
     "one answer for all": lambda norm_layer: Returns(lambda y: y[:1]),
+    "ignores norm_layer": lambda norm_layer: good(nn.BatchNorm2d),
 }
 
 
 @pytest.mark.parametrize("wrong", sorted(WRONG_NETWORKS))
 def test_a_network_that_cannot_answer_is_refused(wrong):
     output = assert_refused(plain, WRONG_NETWORKS[wrong])
+    if wrong == "ignores norm_layer":
+        assert "ignores norm 'gn:2'" in output
+        return
     norm = "gn:2" if wrong == "groups do not divide" else "bn"
     assert f"model: 'users_own:model' with norm '{norm}' cannot take images of shape (3, 8, 9): " in output
     assert "(3, 8, 9): \n" not in output

@@ -92,7 +92,7 @@ class TestDropIn:
                 for parameter in a.parameters():
                     parameter.normal_()
             b.load_state_dict(a.state_dict(), strict=True)
-            assert torch.equal(b(case.x), a(case.x))
+            torch.testing.assert_close(b(case.x), a(case.x))
 
     def test_reset_parameters_restores_ones_and_zeros(self) -> None:
         norm = make_norm(make_case((2, 8)), 4)

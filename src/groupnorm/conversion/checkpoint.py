@@ -258,7 +258,9 @@ def _wrong(key: str, value: Any, own: Tensor) -> str:
             f"{key} is a {type(value).__name__} in the checkpoint; expected a tensor of shape {tuple(own.shape)}: pass "
             f"what state_dict() gave"
         )
-    if own.shape != value.shape:
+    if (
+        own.shape != value.shape and not own.numel() == value.numel() == 1
+    ):  # modules load a number with and without axis
         return (
             f"{key} has shape {tuple(value.shape)} in the checkpoint; expected {tuple(own.shape)}: use the checkpoint "
             f"of a network of this size"

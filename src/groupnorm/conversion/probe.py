@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from groupnorm.conversion.rules import Facts, facts
-from groupnorm.errors import ArgumentError
+from groupnorm.errors import ArgumentError, ConversionError, GroupNormError
 from groupnorm.nn.wiring import evaluating as evaluating
 from groupnorm.nn.wiring import layers_before
 

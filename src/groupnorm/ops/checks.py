@@ -73,7 +73,7 @@ def check_groups(num_groups: int, num_channels: int) -> None:
 def check_eps(eps: float) -> None:
     """Raise unless ``eps`` is a finite number that is not negative, so that var + eps has a square root."""
     try:
-        fits = isinstance(eps, Real) and not isinstance(eps, bool) and 0 <= float(eps) < math.inf
+        fits = _is_a(Real, eps) and 0 <= float(eps) < math.inf
     except OverflowError:  # an integer beyond the range of floats
         fits = False
     if not fits:
@@ -82,8 +82,13 @@ def check_eps(eps: float) -> None:
 
 def check_integer(name: str, value: object) -> None:
     """Raise unless ``value`` is an integer, of Python or of numpy."""
-    if not isinstance(value, (Integral, torch.SymInt)) or isinstance(value, bool):
+    if not (_is_a(Integral, value) or isinstance(value, torch.SymInt)):
         raise ArgumentError(f"{name}={value!r} is of type {type(value).__name__}; expected an integer: use int(...)")
+
+
+def _is_a(kind: type, value: object) -> bool:
+    """Whether a value is a number of this kind; a boolean is none, though Python takes it for one."""
+    return isinstance(value, kind) and not isinstance(value, bool)
 
 
 def as_integer(value: int) -> int:

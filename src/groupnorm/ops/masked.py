@@ -30,11 +30,12 @@ def masked_statistics(
     if average is None:
 
         def average(t: Tensor) -> Tensor:
-            return t.unflatten(1, (groups, -1)).flatten(2).mean(2)
+            grouped: Tensor = t.unflatten(1, (groups, -1))
+            return grouped.flatten(2).mean(2)
 
     wide = torch.where(mask, x.to(accumulation_dtype(x.dtype)), 0)
     valid = valid_positions(mask, x)
-    positions_per_valid = x.shape[2:].numel() / valid.clamp(min=1)
+    positions_per_valid = x.shape[2:].numel() / valid.clamp(min=1).to(wide.dtype)
     mean = average(wide) * positions_per_valid
     distances = torch.where(mask, wide - per_channel_of_group(mean, x), 0)
     return mean, inverse_deviation(average(distances.square()) * positions_per_valid, eps)

@@ -51,9 +51,10 @@ def group_norm(
 
 def _aten(x: Tensor, groups: int, weight: Tensor | None, bias: Tensor | None, eps: float) -> Tensor:
     """ATen's group norm, which takes scale and shift of the dtype of ``x`` alone."""
-    dtype = x.dtype
+    dtype, wide = x.dtype, accumulation_dtype(x.dtype)
     if any(p is not None and p.dtype != dtype for p in (weight, bias)):
-        x, weight, bias = (None if t is None else t.to(accumulation_dtype(dtype)) for t in (x, weight, bias))
+        x = x.to(wide)
+        weight, bias = (None if p is None else p.to(wide) for p in (weight, bias))
     return aten_group_norm(x, groups, weight, bias, eps).to(dtype)
 
 
