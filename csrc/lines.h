@@ -9,7 +9,7 @@
 #include "workspace.h"
 
 struct LinesShape {
-    static constexpr int64_t PART = 4096;                     // columns that are gone through together
+    static constexpr int64_t PART = 4096;                    // columns that are gone through together
     int64_t samples, channels, wide, columns, groups, size;  // size: columns of a group
 
     LinesShape(const Problem& p)
@@ -126,8 +126,8 @@ class LinesForward {
     }
 };
 
-// A unit is some samples and some groups of them: so many samples that the sums for scale and shift, which each block of
-// samples has for itself, take at most half of what the input takes.
+// A unit is some samples and some groups of them: so many samples that the sums for scale and shift, which each block
+// of samples has for itself, take at most half of what the input takes.
 template <class T, class Act>
 class LinesBackward {
     using A = accumulator<T>;
@@ -251,8 +251,7 @@ class LinesBackward {
                             k0 = L::splat(by.constant);
                     write<L>(b.dx + at, n, to.streams(), [&](int64_t k, int rest) {
                         const V xhat = (take<L>(b.x + at + k, rest) - m) * r, scale = L::load(w + k);
-                        const V grad =
-                            Act::gradient(L::fma(xhat, scale, L::load(s + k)), take<L>(b.dy + at + k, rest));
+                        const V grad = Act::gradient(L::fma(xhat, scale, L::load(s + k)), take<L>(b.dy + at + k, rest));
                         return L::fma(grad * scale, r, L::fma(xhat, kx, k0));
                     });
                 });
