@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from groupnorm.errors import UnknownNameError
-from groupnorm.lab.data import DATASETS, OWN, DataError, default_data_dir, load
+from groupnorm.lab.data import DATASETS, OWN, DataError, default_data_dir, digits, load
 from groupnorm.lab.data import images as images_module
 from groupnorm.lab.data.dataset import channel_stats, digest
 from groupnorm.lab.data.images import to_square
@@ -31,6 +31,16 @@ def test_digits_are_whole_and_split_without_overlap():
     pixels, target = load_digits(return_X_y=True)
     theirs = torch.cat([torch.from_numpy(pixels), torch.from_numpy(target).unsqueeze(1)], dim=1)
     assert sorted(labelled.tolist()) == sorted(theirs.tolist())
+
+
+def test_digits_load_without_the_import_of_scikit_learn(monkeypatch):
+    """Which takes seconds, in every worker. Where its file is elsewhere, it is asked for."""
+    code = "import sys; from groupnorm.lab.data import load; load('digits'); print('sklearn' in sys.modules)"
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert out.strip() == "False"
+    beside = digits._table()
+    monkeypatch.setattr(digits, "find_spec", lambda name: None)
+    assert (digits._table() == beside).all()
 
 
 def test_every_process_sees_the_same():
