@@ -67,4 +67,7 @@ def test_the_printed_table_is_that_of_the_defaults():
 def test_links_lead_somewhere():
     for target in re.findall(r"\]\(([^)]+)\)", README.read_text()):
         if "://" not in target:
-            assert (ROOT / target).exists(), target
+            file, _, section = target.partition("#")
+            assert (ROOT / file).exists(), target
+            titles = re.findall(r"^#+ (.+)$", (ROOT / file).read_text(), re.M) if section else [""]
+            assert section in [title.lower().replace(" ", "-") for title in titles], target
