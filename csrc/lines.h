@@ -126,8 +126,9 @@ class LinesForward {
     }
 };
 
-// A unit is some samples and some groups of them: so many samples that the sums for scale and shift, which each block
-// of samples has for itself, take at most half of what the input takes.
+// A unit is some samples and some groups of them. How many samples is not a function of the channels, so that more of
+// these change no bit; so many that the sums for scale and shift, which each block of samples has for itself, take at
+// most half of what the input takes.
 template <class T, class Act>
 class LinesBackward {
     using A = accumulator<T>;
@@ -167,8 +168,8 @@ class LinesBackward {
           shape(b.p),
           groups_of_unit(std::clamp<int64_t>(SLICE / 8 / shape.size, 1, shape.groups)),
           unit_row(divide_up(shape.groups, groups_of_unit)),
-          samples_of_unit(std::max({divide_up(shape.samples, 64), SLICE / 8 / (groups_of_unit * shape.size),
-                                    divide_up(32, shape.wide * (int64_t)sizeof(T))})),
+          samples_of_unit(std::max(
+              {divide_up(shape.samples, 64), SLICE / 8 / shape.size, divide_up(32, shape.wide * (int64_t)sizeof(T))})),
           blocks(divide_up(shape.samples, samples_of_unit)),
           to(b.dx, shape.samples * shape.columns),
           parameter(shape, b.weight, b.bias, b.p.threads),
