@@ -149,7 +149,7 @@ def test_a_changed_network_is_trained_anew_and_the_same_one_is_not(own, tmp_path
     assert trained(tmp_path / "run") == {*first.table.cell, *other.table.cell}
 
 
-def test_a_network_that_changes_after_the_plan_is_the_reason_of_a_crash(own, tmp_path, monkeypatch):
+def test_a_network_that_changes_after_the_plan_is_the_reason_of_a_crash(own, tmp_path):
     own()
     from groupnorm.lab import conduct
     from lab.inline import schedule
@@ -158,8 +158,8 @@ def test_a_network_that_changes_after_the_plan_is_the_reason_of_a_crash(own, tmp
         own("F.avg_pool2d", "F.max_pool2d")
         yield from schedule(cells, run, how)
 
-    with inline():
-        monkeypatch.setattr(conduct, "schedule", edited)
+    with inline(), pytest.MonkeyPatch.context() as patch:
+        patch.setattr(conduct, "schedule", edited)
         table = compare(model="own_network:make", norms="gn", out=tmp_path / "run", **QUICK).table
     assert set(table.status) == {"crashed"}
     assert table.reason.str.contains("if its code changed, start the command again").all()
