@@ -97,6 +97,22 @@ def test_a_bundle_is_no_larger_than_what_is_trained_together():
     assert [len(bundle) for bundle in found] == [SEEDS, SEEDS, 3]
 
 
+def test_a_long_sweep_begins_with_small_bundles():
+    """So that its first result comes as early as that of a short one; it came after 40 seconds."""
+    cells = [cell(norm=norm, seed=seed) for norm in ("bn", "gn") for seed in range(200)]
+    sizes = [len(bundle) for bundle in bundles(cells, workers=2)]
+    assert sizes == [1, 2, 4, 8, *[SEEDS] * 11, 9, *[SEEDS] * 12, 8]
+
+
+def test_a_worker_starts_without_the_compiler():
+    """Its import takes more than a second, and every result waits for it."""
+    code = (
+        "import sys, torch; from groupnorm.lab.worker import make_deterministic; make_deterministic(); "
+        "print(torch.get_deterministic_debug_mode(), 'torch._inductor.config' in sys.modules)"
+    )
+    assert subprocess.check_output([sys.executable, "-c", code], text=True).split() == ["1", "False"]
+
+
 def test_each_cell_carries_its_environment(unbroken):
     folder, _ = unbroken
     for records in facts(folder).values():

@@ -11,6 +11,7 @@ import sys
 import threading
 from collections import deque
 from collections.abc import Generator, Iterator, Mapping, Sequence
+from itertools import islice
 from pathlib import Path
 from queue import SimpleQueue
 from typing import Any
@@ -21,6 +22,8 @@ from groupnorm.lab.stack import SEEDS, may_stack
 
 WORKER = "GROUPNORM_WORKER"
 """Environment variable by which a worker process knows itself."""
+
+_LONG = 20 * SEEDS  # cells; the 15 of the small bundles, slower by half, are few among them
 
 Event = dict[str, Any]
 """A record of a cell with its id under "cell", or {"kind": "begin" | "progress"}."""
@@ -46,6 +49,9 @@ def unfinished(cells: Mapping[str, Cell], records: Mapping[str, Sequence[Record]
 def bundles(cells: Sequence[Cell], workers: int) -> list[list[Cell]]:
     """Cells that may be trained as one network: they differ in nothing but the seed. At least one for each worker.
 
+    A long sweep begins with a bundle of one, and each that follows is twice as large, so that the first result comes
+    as early as in a short sweep.
+
     Args:
         cells: in the order in which they are to be trained; a bundle stands where its first cell stood.
         workers: number of processes.
@@ -54,7 +60,13 @@ def bundles(cells: Sequence[Cell], workers: int) -> list[list[Cell]]:
     for cell in cells:
         key = cell.model_copy(update={"seed": 0}).id if may_stack(cell) else cell.id
         alike.setdefault(key, []).append(cell)
-    parts = [found[i : i + SEEDS] for found in alike.values() for i in range(0, len(found), SEEDS)]
+    parts: list[list[Cell]] = []
+    size = 1 if len(cells) > _LONG else SEEDS
+    for found in alike.values():
+        rest = iter(found)
+        while part := list(islice(rest, size)):
+            parts.append(part)
+            size = min(2 * size, SEEDS)
     while len(parts) < min(workers, len(cells)):
         longest = max(range(len(parts)), key=lambda place: len(parts[place]))
         half = (len(parts[longest]) + 1) // 2
@@ -75,7 +87,7 @@ def sweep(cells: Sequence[Cell], run: RunFolder, workers: int, data_dir: Path | 
         data_dir: where the datasets lie.
     """
     events: SimpleQueue[tuple[_Worker, Event | None]] = SimpleQueue()
-    left = deque(bundles(cells, workers))
+    left: deque[list[Cell]] = deque()
     active: set[_Worker] = set()
 
     def next_bundle(worker: _Worker) -> Iterator[Event]:
@@ -88,9 +100,10 @@ def sweep(cells: Sequence[Cell], run: RunFolder, workers: int, data_dir: Path | 
             worker.stop()
 
     try:
-        for _ in range(min(workers, len(left))):
-            worker = _Worker(run, events)
-            active.add(worker)
+        for _ in range(min(workers, len(cells))):
+            active.add(_Worker(run, events))
+        left.extend(bundles(cells, workers))  # while they import torch
+        for worker in list(active):
             yield from next_bundle(worker)
         while active:
             worker, event = events.get()

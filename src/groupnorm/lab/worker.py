@@ -332,7 +332,8 @@ def _log_to(path: Path) -> None:
 def make_deterministic() -> None:
     """Let torch take the operations that give the same bits every time, where it has them."""
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-    torch.use_deterministic_algorithms(True, warn_only=True)
+    os.environ.setdefault("TORCHINDUCTOR_DETERMINISTIC", "1")
+    torch.set_deterministic_debug_mode("warn")  # use_deterministic_algorithms would import the compiler: a second
     memory: Any = torch.utils.deterministic
     memory.fill_uninitialized_memory = False  # it would be written twice, and nothing reads it in between
 
