@@ -16,7 +16,8 @@ from groupnorm.ops.activation import activate
 from groupnorm.sets import group_set
 from tolerances import centred_bound
 
-EXAMPLES = int(os.environ.get("GROUPNORM_EXAMPLES", "150"))
+EXAMPLES = os.environ.get("GROUPNORM_EXAMPLES")
+many = settings(max_examples=int(EXAMPLES or 150), derandomize=EXAMPLES is None)  # other ones each time, if asked for
 """Of each property here; the suite takes seconds, a long run as many as wanted."""
 
 HALVES = (torch.bfloat16, torch.float16)
@@ -63,7 +64,7 @@ activations = st.sampled_from([None, *ACTIVATIONS])
 
 
 @given(cases(), activations)
-@settings(max_examples=EXAMPLES)
+@many
 def test_output_and_gradients(drawn: tuple[Case, int, float], activation: str | None) -> None:
     case, groups, _ = drawn
     shared = group_set(groups)
@@ -77,7 +78,7 @@ def test_output_and_gradients(drawn: tuple[Case, int, float], activation: str | 
 
 @pytest.mark.skipif(bool(cpu.unavailable()), reason=cpu.unavailable())
 @given(cases(), activations, st.sampled_from(["plain", "residual", "out", "training"]))
-@settings(max_examples=EXAMPLES)
+@many
 def test_outputs_do_not_depend_on_the_mean(drawn: tuple[Case, int, float], activation: str | None, way: str) -> None:
     """The kernels subtract the mean before they round: what float32 inputs hold of a group comes out, at any mean."""
     case, groups, _ = drawn
@@ -109,7 +110,7 @@ def test_outputs_do_not_depend_on_the_mean(drawn: tuple[Case, int, float], activ
 
 
 @given(cases(), activations, st.sampled_from(["vmap", "native", "reference"]))
-@settings(max_examples=EXAMPLES)
+@many
 def test_other_paths(drawn: tuple[Case, int, float], activation: str | None, way: str) -> None:
     case, groups, _ = drawn
     if group_set(groups).size(case.x.shape) == 1:
