@@ -74,7 +74,7 @@ def run_command(command: str) -> str:
 
     A module ``own`` stands for the reader's, and a folder ``pets`` holds images.
     """
-    from groupnorm.lab.cli import app
+    from groupnorm.cli import app
 
     Path("own.py").write_text(OWN)
     _draw(Path("pets"))

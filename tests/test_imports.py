@@ -13,8 +13,13 @@ import groupnorm
 from groupnorm.ops.backends import COMPILED
 
 ROOT = Path(groupnorm.__file__).parent
-LAYERS = ["errors", "tables", "sets", "ops", "functional", "nn", "conversion", "lab"]
+LAYERS = [
+    *("errors", "tables", "files", "sets", "ops", "functional", "nn", "conversion"),
+    *("environment", "lab", "bench", "cli"),
+]
 """Each may import itself and those before it."""
+TOOLS = ("lab", "bench", "cli")
+"""What is built on the core, and needs more than torch."""
 HEAVY = {
     *("triton", "matplotlib", "torchvision", "timm"),
     *("typer", "rich", "pydantic", "pandas", "scipy", "plotly", "jinja2", "sklearn", "tensorboard"),
@@ -46,9 +51,9 @@ def imported(source: str, package: str) -> Iterator[str]:
 
 
 def wrong_imports(module: str, source: str, *, is_package: bool = False) -> list[str]:
-    """What ``module`` imports from a layer above its own; the package itself may import all but the lab."""
+    """What ``module`` imports from a layer above its own; the package itself may import the core."""
     package = module if is_package else module.rpartition(".")[0]
-    mine = LAYERS.index(layer(module)) if layer(module) else LAYERS.index("lab") - 1
+    mine = LAYERS.index(layer(module)) if layer(module) else LAYERS.index("conversion")
     within = [name for name in imported(source, package) if name.startswith("groupnorm.")]
     return [name for name in within if layer(name) in LAYERS and LAYERS.index(layer(name)) > mine]
 
@@ -76,6 +81,8 @@ def test_imports_go_one_way(module: str) -> None:
         ("groupnorm.functional", "if TYPE_CHECKING:\n    from groupnorm.nn.group_norm import GroupNorm"),
         ("groupnorm.nn.factory", "import groupnorm.lab as lab"),
         ("groupnorm", "from groupnorm import lab"),
+        ("groupnorm", "from groupnorm import bench"),
+        ("groupnorm.lab.train", "from groupnorm.bench import cases"),
     ],
 )
 def test_a_wrong_import_is_seen(module: str, source: str) -> None:
@@ -103,11 +110,21 @@ def backend(module: str) -> str:
 
 @pytest.mark.parametrize("module", modules())
 def test_a_compiled_backend_is_imported_by_nobody(module: str) -> None:
-    """Neither by another one nor by the core, which asks for it when it is wanted. The lab tells why it is missing."""
+    """Neither by another one nor by the core, which asks for it when it is wanted. Tools tell why it is missing."""
     is_package = (ROOT / Path(*module.split(".")[1:]) / "__init__.py").exists()
     package = module if is_package else module.rpartition(".")[0]
     foreign = {backend(name) for name in imported(modules()[module], package)} - {"", backend(module)}
-    assert not foreign or layer(module) == "lab"
+    assert not foreign or layer(module) in TOOLS
+
+
+MEASURING = ("accuracy", "cases", "check", "contenders", "machine", "measure", "steps", "store", "tensors", "timing")
+
+
+def test_the_kernels_are_measured_where_there_is_torch_alone() -> None:
+    """A machine with a GPU that is at hand for minutes has nothing else: see ``make gpu``."""
+    code = "import sys; sys.modules |= dict.fromkeys(sys.argv[1].split()); import importlib\n"
+    code += "for name in sys.argv[2:]: importlib.import_module(f'groupnorm.bench.{name}')"
+    subprocess.run([sys.executable, "-c", code, " ".join((HEAVY | {"filelock"}) - {"triton"}), *MEASURING], check=True)
 
 
 @pytest.fixture(scope="module")
@@ -130,8 +147,8 @@ def test_the_core_loads_itself_and_the_standard_library_alone(after_import: dict
     assert not loaded & HEAVY
 
 
-def test_the_core_does_not_load_the_lab(after_import: dict[str, object]) -> None:
-    assert not any(name.startswith("groupnorm.lab") for name in after_import["loaded"])
+def test_the_core_does_not_load_the_tools(after_import: dict[str, object]) -> None:
+    assert not any(layer(name) in TOOLS for name in after_import["loaded"])
 
 
 def test_importing_does_not_initialise_cuda(after_import: dict[str, object]) -> None:
@@ -141,6 +158,6 @@ def test_importing_does_not_initialise_cuda(after_import: dict[str, object]) -> 
 def test_the_core_names_no_heavy_package_in_its_source() -> None:
     """Lazy imports too: the core never needs one. But a plan that is shown by rich is told how, and a backend is asked
     for by its name."""
-    core = {n: source for n, source in modules().items() if layer(n) != "lab" and backend(n) != "triton"}
+    core = {n: source for n, source in modules().items() if layer(n) not in TOOLS and backend(n) != "triton"}
     found = {name: {i.split(".")[0] for i in imported(source, name)} & HEAVY for name, source in core.items()}
     assert {name: heavy for name, heavy in found.items() if heavy} == {"groupnorm.conversion.plan": {"rich"}}

@@ -200,7 +200,7 @@ def test_a_normalization_batch_equal_to_the_batch_is_the_same_cell():
 def test_the_command_asks_for_the_same_configuration(tmp_path):
     from typer.testing import CliRunner
 
-    from groupnorm.lab import cli
+    from groupnorm import cli
 
     comparison = Comparison(
         norms=("bn", "gn:8"), batch_sizes=(16,), normalization_batches=(8, 2), epochs=2, device="cpu", seeds=1,
@@ -208,7 +208,7 @@ def test_the_command_asks_for_the_same_configuration(tmp_path):
     )  # fmt: skip
     seen = {}
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("groupnorm.lab.cli.compare.run", lambda out, options: seen.update(options, out=out))
+        patch.setattr("groupnorm.cli.compare.run", lambda out, options: seen.update(options, out=out))
         words = comparison.command(tmp_path)
         assert words == shlex.split(shlex.join(words))
         result = CliRunner().invoke(cli.app, words[1:])

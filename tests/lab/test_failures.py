@@ -20,13 +20,14 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
+from groupnorm.cli import app
+from groupnorm.files import RunFolderError
 from groupnorm.lab import compare, load
 from groupnorm.lab import records as records_module
 from groupnorm.lab import sweep as sweep_module
-from groupnorm.lab.cli import app
 from groupnorm.lab.comparison import ConfigurationError, plan
 from groupnorm.lab.data import load as load_data
-from groupnorm.lab.records import RunFolder, RunFolderError
+from groupnorm.lab.records import RunFolder
 from groupnorm.lab.worker import dataset_of, run_bundle, run_cells
 from lab import killing
 from lab.killing import epochs_recorded, facts, finished, wait_until, workers_of
@@ -135,7 +136,7 @@ def test_kills_of_the_command_and_of_its_workers_change_nothing(part, unbroken, 
         wait_until(lambda: not workers_of(folder))  # they end by themselves, without their parent
         assert set(load(folder).table.status) <= {"pending", "running", "finished", "crashed"}
 
-    start_up = subprocess.Popen([sys.executable, "-m", "groupnorm.lab.cli", *arguments], stdout=subprocess.DEVNULL)
+    start_up = subprocess.Popen([sys.executable, "-m", "groupnorm.cli", *arguments], stdout=subprocess.DEVNULL)
     time.sleep(draw.uniform(0.2, 1.0))
     kill(start_up.pid)
     start_up.wait()

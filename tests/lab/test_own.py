@@ -21,7 +21,7 @@ from PIL import Image
 from torch import nn
 from typer.testing import CliRunner
 
-from groupnorm.lab.cli import app
+from groupnorm.cli import app
 from groupnorm.lab.data import load
 from groupnorm.lab.result import Result
 from lab.inline import inline

@@ -10,7 +10,8 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 import torch
 
-from groupnorm.lab.records import RunFolder, RunFolderError, write_atomically
+from groupnorm.files import RunFolderError, write_atomically
+from groupnorm.lab.records import RunFolder
 
 START = {"kind": "start", "cell": {}, "environment": {}, "time": 1.7e9}
 END = {"kind": "end", "status": "finished", "reason": ""}

@@ -100,7 +100,7 @@ def test_ray_gives_the_records_that_this_machine_gives(cluster, local, tmp_path)
 
 
 def test_a_ray_worker_that_is_killed_loses_nothing(cluster, local, tmp_path):
-    command = [sys.executable, "-m", "groupnorm.lab.cli", "compare", "--scheduler", "ray", "--address", cluster.address]
+    command = [sys.executable, "-m", "groupnorm.cli", "compare", "--scheduler", "ray", "--address", cluster.address]
     options = [f"--{key.replace('_', '-')}={value}" for key, value in SWEEP.items()]
     process = subprocess.Popen([*command, *options, "--out", str(tmp_path)], stdout=subprocess.DEVNULL)
     killed = []

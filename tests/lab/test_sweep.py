@@ -21,7 +21,7 @@ SWEEP = ["--norms", "bn,gn,in", "--batch-sizes", "16,4", *SMALL]
 
 
 def groupnorm(*arguments, **options):
-    command = [sys.executable, "-m", "groupnorm.lab.cli", *map(str, arguments)]
+    command = [sys.executable, "-m", "groupnorm.cli", *map(str, arguments)]
     return subprocess.Popen(
         command,
         stdout=subprocess.PIPE,

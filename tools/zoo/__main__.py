@@ -22,8 +22,9 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 # isort: split
 from conversion.zoo.networks import LEFT_OUT, NETWORKS
 from conversion.zoo.records import PAGE, RECORDS, ROOT, environment
-from groupnorm.lab.environment import cores
-from groupnorm.lab.records import CellFolder, Record, write_atomically
+from groupnorm.environment import cores
+from groupnorm.files import write_atomically
+from groupnorm.lab.records import CellFolder, Record
 
 SOURCES = [*(ROOT / "src" / "groupnorm").rglob("*.py"), *(ROOT / "tests" / "conversion" / "zoo").glob("*.py")]
 

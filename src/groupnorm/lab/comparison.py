@@ -10,11 +10,11 @@ from typing import Annotated, Any, Literal
 import torch
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError, ValidationInfo, field_validator
 
+from groupnorm.environment import cores
 from groupnorm.errors import ArgumentError, GroupNormError, UnknownNameError, divisors
 from groupnorm.lab import models
 from groupnorm.lab.cell import Cell
 from groupnorm.lab.data import Dataset, load
-from groupnorm.lab.environment import cores
 from groupnorm.lab.models.identity import digest
 from groupnorm.lab.models.marking import ignored
 from groupnorm.lab.resolve import resolve

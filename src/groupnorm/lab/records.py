@@ -15,21 +15,18 @@ it stands for. Whole files are written beside their place and moved there, so th
 
 from __future__ import annotations
 
-import glob
 import io
 import json
 import os
-import platform
-import secrets
 import zipfile
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from filelock import FileLock, Timeout
 
-from groupnorm.errors import GroupNormError
+from groupnorm.files import RunFolderError, writable, write_atomically
 from groupnorm.lab.cell import Cell
 from groupnorm.lab.form import cells_of, problem_of
 from groupnorm.lab.text import readable
@@ -42,10 +39,6 @@ TIMING = frozenset({"time", "seconds", "images_per_second"})
 
 Files = dict[str, bytes]
 """The content of files by their names."""
-
-
-class RunFolderError(GroupNormError, RuntimeError):
-    """A run folder that cannot be read, or that another process is writing to."""
 
 
 class CellFolder:
@@ -85,7 +78,7 @@ class CellFolder:
 
     def append(self, record: Record) -> None:
         """Add one record, over a last line torn by a kill; it is on the disk when this returns."""
-        with _writable(self.path):
+        with writable(self.path):
             self.path.mkdir(parents=True, exist_ok=True)
             self._append(record)
 
@@ -132,7 +125,7 @@ class CellFolder:
 
     def drop_checkpoint(self) -> None:
         """Remove the checkpoint: the cell is finished, or begins anew."""
-        with _writable(self.path):
+        with writable(self.path):
             (self.path / "checkpoint.pt").unlink(missing_ok=True)
 
     def pack(self) -> Files:
@@ -219,44 +212,6 @@ class RunFolder:
             yield
 
 
-def write_atomically(path: Path, content: bytes | memoryview) -> None:
-    """Write a file so that it is either the old one or the whole new one, whenever the process is killed.
-
-    Several may write the same file at the same time: the last whole one stays.
-    """
-    name = f".{path.name}.{platform.node()}.{os.getpid()}.{secrets.token_hex(4)}.tmp"
-    temporary = path.with_name(name)  # of this call alone, so that no other writer moves or empties it
-    try:
-        with _writable(path.parent):
-            path.parent.mkdir(parents=True, exist_ok=True)
-            _drop_abandoned(path)
-            with open(temporary, "xb") as file:  # fails where anything has the name, a link to another file too
-                file.write(content)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(temporary, path)
-    finally:
-        with suppress(OSError):
-            temporary.unlink(missing_ok=True)
-
-
-def _drop_abandoned(path: Path) -> None:
-    """Remove what writers of this file left that were killed: processes of this machine that no longer run."""
-    here = f".{path.name}.{platform.node()}."
-    for left in path.parent.glob(f"{glob.escape(here)}*.tmp"):
-        with suppress(ValueError, OSError):
-            if not _runs(int(left.name.removeprefix(here).partition(".")[0])):
-                left.unlink()
-
-
-def _runs(process: int) -> bool:
-    try:
-        os.kill(process, 0)
-    except OSError as error:
-        return not isinstance(error, ProcessLookupError)
-    return True
-
-
 def _parsed(data: bytes) -> Any:
     """The value that some JSON stands for, with readable text; None where it is none."""
     try:
@@ -267,30 +222,16 @@ def _parsed(data: bytes) -> Any:
 
 
 @contextmanager
-def _writable(path: Path) -> Iterator[None]:
-    """Say what the system says when a folder cannot be written to."""
-    try:
-        yield
-    except Timeout:  # an OSError, of a lock that is held
-        raise
-    except OSError as error:
-        raise RunFolderError(
-            f"cannot write to {path}: {error.strerror or error}; expected a writable folder with space: free some, or "
-            f"choose another --out"
-        ) from error
-
-
-@contextmanager
 def _lock(path: Path, timeout: float, what: str) -> Iterator[None]:
     lock = FileLock(path)
-    try:
-        with _writable(path.parent):
-            path.parent.mkdir(parents=True, exist_ok=True)
+    with writable(path.parent):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
             lock.acquire(timeout=timeout)
-    except Timeout:
-        raise RunFolderError(
-            f"{what} is being written by another process (it holds {path}); wait for it, or stop it"
-        ) from None
+        except Timeout:  # an OSError too
+            raise RunFolderError(
+                f"{what} is being written by another process (it holds {path}); wait for it, or stop it"
+            ) from None
     try:
         yield
     finally:

@@ -23,13 +23,14 @@ from typing import Any, TextIO
 
 import torch
 
+from groupnorm.environment import environment
 from groupnorm.errors import ArgumentError, SingleElementError
+from groupnorm.files import RunFolderError
 from groupnorm.lab.cell import FINAL, Cell, Status
 from groupnorm.lab.data import DataError, Dataset, load
 from groupnorm.lab.distributed import data_parallel
-from groupnorm.lab.environment import environment
 from groupnorm.lab.models.identity import digest
-from groupnorm.lab.records import CellFolder, Record, RunFolder, RunFolderError
+from groupnorm.lab.records import CellFolder, Record, RunFolder
 from groupnorm.lab.stack import company, stack
 from groupnorm.lab.text import readable
 from groupnorm.lab.train import DivergedError, Training, training

@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 
 from conversion.zoo.networks import RESTS_ON, versions
-from groupnorm.lab.environment import cores, cpu_name
+from groupnorm.environment import cores, cpu_name
 
 ROOT = Path(__file__).parents[3]
 RECORDS = ROOT / "docs" / "zoo.jsonl"

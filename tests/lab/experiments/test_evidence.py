@@ -4,9 +4,10 @@ import json
 
 import pytest
 
+from groupnorm.files import RunFolderError
 from groupnorm.lab.cell import Cell
 from groupnorm.lab.experiments.evidence import Evidence, load, summarise
-from groupnorm.lab.records import RunFolder, RunFolderError
+from groupnorm.lab.records import RunFolder
 
 CELL = {
     "dataset": "digits", "data_digest": "0" * 16, "model": "resnet-tiny", "norm": "gn", "batch_size": 32,

@@ -5,8 +5,8 @@ import json
 import pytest
 from typer.testing import CliRunner
 
+from groupnorm.cli import app
 from groupnorm.lab.cell import Cell
-from groupnorm.lab.cli import app
 from groupnorm.lab.comparison import Comparison
 from groupnorm.lab.experiments import EXPERIMENTS
 from groupnorm.lab.experiments.experiment import narrow

@@ -13,8 +13,9 @@ from typing import Any
 
 import pandas as pd
 
+from groupnorm.files import RunFolderError, write_atomically
 from groupnorm.lab.cell import Cell
-from groupnorm.lab.records import RunFolder, RunFolderError, write_atomically
+from groupnorm.lab.records import RunFolder
 
 FILE = "evidence.jsonl"
 """The summary's name in a run folder."""

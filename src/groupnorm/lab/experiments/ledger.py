@@ -7,11 +7,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from groupnorm.files import RunFolderError
 from groupnorm.lab.experiments import EXPERIMENTS
 from groupnorm.lab.experiments.claim import Finding, judge
 from groupnorm.lab.experiments.evidence import Evidence, load, summarise
 from groupnorm.lab.experiments.experiment import SCALES
-from groupnorm.lab.records import RunFolder, RunFolderError
+from groupnorm.lab.records import RunFolder
 
 RECORDS = Path(__file__).parent / "records"
 """The summaries that come with the package: ``NAME-SCALE.jsonl``."""
