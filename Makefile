@@ -1,5 +1,5 @@
 # Each target does all its own set-up in .venv and needs nothing before it but Python.
-.PHONY: compare zoo bench bench-models test lint docs clean
+.PHONY: compare zoo bench bench-models gpu test lint docs clean
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -18,6 +18,9 @@ bench: $(VENV)/lab.stamp  ## times the kernels against others and writes docs/sp
 bench-models: $(VENV)/dev.stamp  ## whole models before and after accelerate_: half an hour
 	$(BIN)/groupnorm bench models
 	$(BIN)/groupnorm bench page
+
+gpu:  ## tests and times the Triton kernels on the GPU of this machine: at most eight minutes
+	tools/gpu/start $(if $(SECONDS),--seconds $(SECONDS))
 
 docs: $(VENV)/docs.stamp  ## the documentation, to be opened from the disk: site/index.html
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict

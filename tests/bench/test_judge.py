@@ -128,6 +128,19 @@ def test_the_targets_of_a_gpu(numbers, missed):
     assert all(verdict == MET for index, verdict in enumerate(found[:6]) if index not in missed)
 
 
+@pytest.mark.parametrize(("seconds", "verdict"), [(None, NOT_MEASURED), (199e-6, MET), (201e-6, MISSED)])
+def test_the_best_published_time_is_a_target_on_its_gpu(seconds, verdict):
+    key = "1x128x20x256x256:32 bf16 contiguous silu"
+    case = on_gpu()
+    case["timings"]["forward"]["seconds"]["groupnorm"] = [0.0, seconds or 0.0, 1.0]
+    found = results(None, GPU | {"name": "NVIDIA H200"})
+    found["cases"].update({key: case} if seconds else {})
+    (row,) = [row for row in judge(found) if row.target.startswith(key)]
+    assert row.verdict == verdict
+    assert row.found == (f"{1e6 * seconds:.1f} us" if seconds else "")
+    assert not [row for row in judge(results(None, GPU)) if "published" in row.target]
+
+
 def test_losses_are_listed_worst_first():
     first, second = CASES[5], CASES[9]
     found = results(None)

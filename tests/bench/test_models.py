@@ -7,7 +7,8 @@ import pytest
 import torch
 from torch import nn
 
-from groupnorm.bench import networks, steps
+import groupnorm
+from groupnorm.bench import diffusion, networks, steps
 from groupnorm.bench.networks import NETWORKS, Network
 
 
@@ -60,6 +61,32 @@ def test_the_peak_is_measured_in_a_process_of_its_own(capsys: pytest.CaptureFixt
     steps._main("tiny", "fp32", "cpu", 1, "training step", "after")
     peak = json.loads(capsys.readouterr().out)
     assert peak is None or peak >= 0
+
+
+def test_the_networks_of_a_gpu_have_the_sizes_of_stable_diffusion() -> None:
+    with torch.device("meta"):
+        decoder, unet = diffusion.Decoder(), diffusion.UNet()
+        assert decoder(torch.empty(1, 4, 8, 8)).shape == (1, 3, 64, 64)
+        assert unet(torch.empty(2, 4, 16, 16), torch.empty(2), torch.empty(2, 7, 768)).shape == (2, 4, 16, 16)
+    numbers = [sum(p.numel() for p in network.parameters()) for network in (decoder, unet)]
+    assert numbers == [49_490_179, 859_520_964], "as diffusers has them"
+    norms = [sum(isinstance(module, nn.GroupNorm) for module in network.modules()) for network in (decoder, unet)]
+    assert norms == [30, 61]
+
+
+@pytest.mark.parametrize(
+    ("network", "inputs"),
+    [
+        (diffusion.Decoder((32, 64)), [torch.randn(1, 4, 6, 6)]),
+        (diffusion.UNet((32, 64), 16), [torch.randn(2, 4, 8, 8), torch.tensor([3, 900]), torch.randn(2, 5, 16)]),
+    ],
+    ids=["decoder", "unet"],
+)
+def test_every_activation_of_such_a_network_is_taken_over(network: nn.Module, inputs: list[torch.Tensor]) -> None:
+    expected = network(*inputs)
+    plan = groupnorm.accelerate_(network).plan
+    assert {row.new for row in plan.rows if row.action == "replace"} == {"gn+silu", "gn"}
+    torch.testing.assert_close(network(*inputs), expected)
 
 
 def test_a_library_that_is_missing_is_told(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -127,6 +127,23 @@ def test_a_gpu_has_its_backward_pass(tmp_path):
     assert "Test GPU, CUDA 13.0, L2 50 MB." in text
     assert "| case | forward, ms | torch eager | torch.compile | of copy | backward, ms |" in text
     assert (tmp_path / "speed-gpu.png").exists()
+    assert "Tests on this GPU" not in text
+
+
+def test_a_gpu_has_its_tests_and_what_was_trained_there(tmp_path):
+    found = results(tmp_path / "gpu.json", GPU)
+    tests = {"passed": 300, "failed": ["a.py::test_b"], "skipped": {"no memory": 2}, "whole": False}
+    errors = {"bn 32": 2.25, "bn 2": 62.9, "gn 32": 2.9, "gn 2": None}
+    found["tests"]["triton"] = tests | {"stamp": machine.stamp(), **STAMPED}
+    found["training"]["digits bf16"] = {"errors": errors, "seconds": 33.1, "stamp": machine.stamp(), **STAMPED}
+    text = part(page(tmp_path, found), "GPU")
+    assert "300 tests of the kernels passed and 1 failed; the run was cut before the last." in text
+    assert "- failed: `a.py::test_b`" in text
+    assert "- 2 skipped: no memory" in text
+    assert "#### digits bf16, 33.1 s" in text
+    assert "| norm | 32 | 2 |" in text
+    assert "| bn | 2.2 | 62.9 |" in text
+    assert "| gn | 2.9 | undefined |" in text
 
 
 def test_results_come_back_from_the_disk(tmp_path):

@@ -14,6 +14,12 @@ from groupnorm.bench.contenders import COPY, OURS, PEERS, TORCH
 from groupnorm.bench.measure import BACKWARD, BOTH, FORWARD, PASSES, WARM
 from groupnorm.bench.store import CASES, HOSTILE, KEPT, Results
 
+_PUBLISHED = (
+    ("H200", "1x128x20x256x256:32 bf16 contiguous silu", 200.0, 259.7),
+    ("H100", "1x512x16x180x320:32 bf16 contiguous silu", 800.0, 987.5),
+)
+"""Part of a GPU's name, a case, and the microseconds that are wanted and that the fastest published kernel takes."""
+
 MET, MISSED, NOT_MEASURED = "met", "missed", "not measured"
 MET_SO_FAR, MISSED_SO_FAR = "met so far", "missed so far"
 """Of what is not measured completely, and may still change."""
@@ -125,6 +131,12 @@ def _of_gpu(found: Results) -> Iterator[Verdict]:
                 yield _extreme(f"{target} of the copy's rate", rates, len(some), "%", partial(le, least))
     yield _mean(every, cases, BOTH, 3.0)
     yield _least(every, cases, (FORWARD, BACKWARD, BOTH), "compile", 1.0, "no case is slower than torch.compile")
+    for name, key, most, published in _PUBLISHED:
+        if name in found.machine["name"]:
+            timing = found[CASES].get(key, {}).get("timings", {}).get(FORWARD)
+            took = 1e6 * timing["seconds"][OURS][1] if timing else math.nan
+            target = f"{key} forward: below {most:g} us, where the best published takes {published:g}"
+            yield Verdict(target, f"{took:.1f} us" if timing else "", _verdict(int(bool(timing)), 1, took < most))
 
 
 def _promises(found: Results) -> Iterator[Verdict]:

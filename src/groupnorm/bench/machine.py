@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import importlib.metadata
 import os
 import re
+import subprocess
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,6 +20,7 @@ import torch
 import groupnorm.ops
 from groupnorm.environment import cpu_name, environment
 from groupnorm.errors import ArgumentError
+from groupnorm.ops.gpu import architecture
 
 _CODE = ("*.py", "libgroupnorm_*.so", "triton/*.py", "../functional.py")
 _L2 = Path("/sys/devices/system/cpu/cpu0/cache/index2/size")
@@ -26,7 +29,8 @@ Facts = dict[str, Any]
 
 
 def machine(device: str, threads: int) -> Facts:
-    """The device: ``name``, ``l2`` (bytes, None where unknown), and of a CPU its instructions and threads.
+    """The device: ``name``, ``l2`` (bytes, None where unknown), of a CPU its instructions and threads, of a GPU its
+    architecture and what drives it.
 
     Raises:
         ArgumentError: there is no such device.
@@ -37,7 +41,15 @@ def machine(device: str, threads: int) -> Facts:
                 "--device cuda, and torch sees no GPU; expected one: use --device cpu, and `groupnorm doctor` says why"
             )
         found = torch.cuda.get_device_properties()
-        return {"device": device, "name": found.name, "l2": found.L2_cache_size, "cuda": torch.version.cuda}
+        return {
+            "device": device,
+            "name": found.name,
+            "l2": found.L2_cache_size,
+            "architecture": architecture(torch.device(device)),
+            "cuda": torch.version.cuda,
+            "driver": _driver(),
+            "triton": importlib.metadata.version("triton"),
+        }
     if device != "cpu":
         raise ArgumentError(f"--device {device}; expected cpu or cuda")
     instructions = torch.backends.cpu.get_cpu_capability()
@@ -95,6 +107,15 @@ def _kernels() -> str:
     for path in sorted({path for folder in folders for pattern in _CODE for path in folder.glob(pattern)}):
         found.update(path.read_bytes())
     return found.hexdigest()[:12]
+
+
+def _driver() -> str:
+    """The version of the GPU's driver; "unknown" where nothing tells it."""
+    command = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=20).stdout.split("\n")[0]
+    except (OSError, subprocess.SubprocessError):
+        return "unknown"
 
 
 def _l2() -> int | None:

@@ -1,4 +1,4 @@
-"""Whole networks with group norms, of libraries and with random weights, at sizes that run in seconds on two cores."""
+"""Whole networks with group norms and random weights, at sizes that run in seconds on two cores, or on a GPU."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ from typing import Any, NamedTuple, cast
 import torch
 from torch import Tensor, nn
 
+from groupnorm.bench.diffusion import Decoder, UNet
+
 
 class Network(NamedTuple):
     """A network and its input.
@@ -20,6 +22,7 @@ class Network(NamedTuple):
         make: builds it.
         sizes: of its inputs; random numbers.
         others: inputs that are no random numbers, placed after the first.
+        devices: where it is measured.
     """
 
     title: str
@@ -27,6 +30,7 @@ class Network(NamedTuple):
     make: Callable[[], nn.Module]
     sizes: Sequence[tuple[int, ...]]
     others: Callable[[], list[Tensor]] = list
+    devices: Sequence[str] = ("cpu", "cuda")
 
 
 def _decoder() -> nn.Module:
@@ -61,17 +65,36 @@ def _resnet() -> nn.Module:
 
 
 NETWORKS = {
-    "vae-decoder": Network("VAE decoder of Stable Diffusion, to 128x128", "diffusers", _decoder, [(1, 4, 16, 16)]),
+    "vae-decoder": Network(
+        "VAE decoder of Stable Diffusion, to 128x128", "diffusers", _decoder, [(1, 4, 16, 16)], devices=["cpu"]
+    ),
     "unet": Network(
         "conditional UNet of three levels, 2x32x32",
         "diffusers",
         _unet,
         [(2, 4, 32, 32), (2, 16, 256)],
         lambda: [torch.tensor([10, 700])],
+        ["cpu"],
+    ),
+    "sd-vae-decoder": Network(
+        "VAE decoder of Stable Diffusion, to 1024x1024", "torch", Decoder, [(1, 4, 128, 128)], devices=["cuda"]
+    ),
+    "sd-unet": Network(
+        "UNet of Stable Diffusion, 2x64x64",
+        "torch",
+        UNet,
+        [(2, 4, 64, 64), (2, 77, 768)],
+        lambda: [torch.tensor([10, 700])],
+        ["cuda"],
     ),
     "resnet50": Network("ResNet-50 with GroupNorm(32), 8x128x128", "torchvision", _resnet, [(8, 3, 128, 128)]),
 }
-"""By name."""
+"""By name. Those of a GPU are in plain PyTorch, since a machine with one may have no other library."""
+
+
+def names_on(device: str) -> list[str]:
+    """Of the networks that are measured on a device."""
+    return [name for name, network in NETWORKS.items() if device in network.devices]
 
 
 def absence(name: str) -> str:

@@ -18,7 +18,7 @@ from groupnorm.bench.judge import NOT_MEASURED, Entry, judge, known, losses, mea
 from groupnorm.bench.measure import BACKWARD, BOTH, FORWARD, WARM
 from groupnorm.bench.networks import NETWORKS
 from groupnorm.bench.steps import AFTER, BEFORE, FREE
-from groupnorm.bench.store import CALLS, CASES, HOSTILE, MODELS, RATES, Results
+from groupnorm.bench.store import CALLS, CASES, HOSTILE, MODELS, RATES, TESTS, TRAINING, TRITON, Results
 from groupnorm.files import write_atomically
 from groupnorm.lab.drawing import encode
 
@@ -79,6 +79,8 @@ def _device(found: Results, path: Path) -> dict[str, Any]:
         "hostile": _hostile(found),
         "tables": _tables(every),
         "models": [_model(key, entry) for key, entry in found[MODELS].items()],
+        "tests": found[TESTS].get(TRITON),
+        "training": [_training(key, entry) for key, entry in found[TRAINING].items()],
     }  # fmt: skip
 
 
@@ -131,6 +133,17 @@ def _model(key: str, entry: Entry) -> dict[str, Any]:
         for step, timing in entry["timings"].items()
     ]
     return {"title": title + (" \\*" if show.disturbed(entry) else ""), "reason": "", "steps": steps}
+
+
+def _training(key: str, entry: Entry) -> dict[str, Any]:
+    """Errors in percent of ``groupnorm compare``: a row for each norm, a column for each batch size."""
+    errors = {tuple(name.split()): value for name, value in entry["errors"].items()}
+    sizes = sorted({size for _, size in errors}, key=int, reverse=True)
+    rows = [
+        [norm, *("undefined" if (value := errors.get((norm, size))) is None else f"{value:.1f}" for size in sizes)]
+        for norm in dict.fromkeys(norm for norm, _ in errors)
+    ]
+    return {"title": key, "seconds": entry["seconds"], "head": ["norm", *sizes], "rows": rows}
 
 
 def _calls(entry: Entry) -> list[dict[str, str]]:

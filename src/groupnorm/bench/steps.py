@@ -50,7 +50,11 @@ def measure(name: str, dtype: str, device: str, threads: int, seconds: float) ->
         models = {BEFORE: before, AFTER: after, FREE: _without_norms(before)}
         runs = {variant: _ready(stepper(step, model, inputs)) for variant, model in models.items()}
         timings[step] = timed(runs, clock, seconds / 2, AFTER)
-    memory = {step: {v: _peak(name, dtype, device, threads, step, v) for v in (BEFORE, AFTER)} for step in timings}
+    models = {BEFORE: before, AFTER: after}
+    if device == "cuda":  # its allocator counts, so that no process of its own is needed
+        memory = {s: {v: peak_of(stepper(s, model, inputs), device) for v, model in models.items()} for s in timings}
+    else:
+        memory = {s: {v: _peak(name, dtype, device, threads, s, v) for v in models} for s in timings}
     return entry | {"status": "measured", "timings": timings, "memory": memory}
 
 

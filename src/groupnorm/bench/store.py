@@ -11,7 +11,12 @@ from groupnorm.bench.machine import Facts, machine, slug, stamp, today
 from groupnorm.files import RunFolderError, write_atomically
 
 CASES, CALLS, RATES, HOSTILE, KEPT, MODELS = "cases", "calls", "rates", "hostile", "kept", "models"
-SECTIONS = (CASES, CALLS, RATES, HOSTILE, KEPT, MODELS)
+TESTS, TRAINING = "tests", "training"
+SECTIONS = (CASES, CALLS, RATES, HOSTILE, KEPT, MODELS, TESTS, TRAINING)
+"""The last two are of a GPU: what became of the tests there, and of ``groupnorm compare``."""
+
+TRITON = "triton"
+"""The tests of the Triton backend."""
 
 _SAME = ("kernels", "torch")
 
@@ -44,9 +49,14 @@ class Results:
     def has(self, section: str, key: str, names: Iterable[str] = ()) -> bool:
         """Whether there is an entry of the same kernels and PyTorch, in which each of ``names`` has taken part."""
         entry = self.sections[section].get(key)
-        if entry is None or any(entry["stamp"][part] != stamp()[part] for part in _SAME):
+        if entry is None or not same(entry["stamp"], stamp()):
             return False
         return set(names) <= {*entry.get("errors", {}), *entry.get("out", {})}
+
+
+def same(one: Facts, other: Facts) -> bool:
+    """Whether two stamps are of the same kernels and PyTorch."""
+    return all(one[part] == other[part] for part in _SAME)
 
 
 def results(folder: Path, device: str, threads: int) -> Results:
@@ -71,7 +81,7 @@ def load(path: Path) -> Results:
     """
     try:
         content = json.loads(path.read_text())
-        return Results(path, {name: content[name] for name in ("machine", *SECTIONS)})
+        return Results(path, {"machine": content["machine"], CASES: content[CASES], **content})
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise RunFolderError(
             f"cannot read {path}: {error}; expected a file that `groupnorm bench` wrote: remove it, or choose "

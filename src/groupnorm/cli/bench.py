@@ -63,7 +63,7 @@ def bench(
 
     from groupnorm.bench import bounds, cases, conduct, judge, show
     from groupnorm.bench.contenders import PEERS
-    from groupnorm.bench.networks import NETWORKS
+    from groupnorm.bench.networks import names_on
     from groupnorm.bench.page import write
     from groupnorm.bench.store import CASES, MODELS, load_all, results
 
@@ -85,7 +85,7 @@ def bench(
         found = results(out, device, threads)
         torch.set_num_threads(threads)
         if what is What.MODELS:
-            keys = [f"{name} {dtype}" for name in NETWORKS for dtype in chosen_dtypes]
+            keys = [f"{name} {dtype}" for name in names_on(device) for dtype in chosen_dtypes]
             conduct.run_models(found, keys, how)
         else:
             keys = [case.key for case in every]

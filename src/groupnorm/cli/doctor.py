@@ -47,7 +47,8 @@ def _backends() -> Iterator[tuple[str, str, str]]:
     import torch
 
     from groupnorm.ops import cpu
-    from groupnorm.ops.backends import refusal
+    from groupnorm.ops.backends import compiled, refusal
+    from groupnorm.ops.gpu import architecture
     from groupnorm.ops.spec import CONTIGUOUS, Spec
 
     on = {
@@ -55,8 +56,15 @@ def _backends() -> Iterator[tuple[str, str, str]]:
         "triton": f"triton {_version('triton')}",
     }
     for name, device in (("cpu", "cpu"), ("triton", "cuda")):
-        reason = refusal(Spec(device, torch.float32, (2, 32, 64, 64), CONTIGUOUS, 32, None, True), name)
-        yield f"backend {name}", on[name], f"does not run: {reason}" if reason else "runs"
+        gpu = architecture(torch.device(device))
+        spec = Spec(device, torch.float32, (2, 32, 64, 64), CONTIGUOUS, 32, None, True, gpu)
+        if reason := refusal(spec, name):
+            remark = f"does not run: {reason}"
+        elif reason := compiled(name).drawback(spec):
+            remark = f"runs where it is asked for: {reason}"
+        else:
+            remark = "runs"
+        yield f"backend {name}", on[name], remark
 
 
 def _version(package: str) -> str:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import importlib
 import importlib.util
+import os
 from dataclasses import dataclass
 from typing import Protocol, cast
 
@@ -22,6 +23,9 @@ COMPOSED = ("reference", "native")
 COMPILED = ("cpu", "triton")
 BACKENDS = (*COMPOSED, *COMPILED)
 AUTO = "auto"
+
+PREFERRED = os.environ.get("GROUPNORM_BACKEND", AUTO)
+"""What "auto" takes where it can run, whatever is faster; :data:`AUTO` is nothing in particular."""
 
 _NEEDS = {"triton": "triton"}
 
@@ -130,10 +134,10 @@ def compiled(name: str) -> Compiled:
     return cast(Compiled, importlib.import_module(f"groupnorm.ops.{name}"))
 
 
-def check_name(name: str) -> None:
+def check_name(name: str, kind: str = "backend") -> None:
     """Raise unless this is "auto" or a backend."""
     if name != AUTO and name not in BACKENDS:
-        raise UnknownNameError("backend", str(name), (AUTO, *BACKENDS))
+        raise UnknownNameError(kind, str(name), (AUTO, *BACKENDS))
 
 
 def refusal(spec: Spec, name: str) -> str:
@@ -153,11 +157,14 @@ def resolve(spec: Spec, name: str = AUTO) -> str:
     """The backend that runs a call.
 
     Raises:
-        UnknownNameError: there is no such backend.
+        UnknownNameError: there is no such backend, or none as the environment variable names.
         BackendError: the backend that was named cannot run it; it is never exchanged for another.
     """
     check_name(name)
     if name == AUTO:
+        check_name(PREFERRED, "backend of GROUPNORM_BACKEND")
+        if PREFERRED != AUTO and not refusal(spec, PREFERRED):
+            return PREFERRED
         return next((b for b in COMPILED if not refusal(spec, b) and not compiled(b).drawback(spec)), "native")
     if reason := refusal(spec, name):
         raise BackendError(name, reason)
@@ -177,6 +184,8 @@ def _why_not(spec: Spec, backend: str, name: str) -> str:
         return f"cannot: {reason}"
     if name != AUTO:
         return f"was not asked for: backend={name!r}"
+    if PREFERRED != AUTO and not refusal(spec, PREFERRED):
+        return f"was not asked for: GROUPNORM_BACKEND={PREFERRED}"
     if backend == "reference":
         return "is the definition, slow, and runs when it is asked for"
     if backend == "native":

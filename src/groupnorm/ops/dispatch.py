@@ -14,6 +14,7 @@ from groupnorm.ops import autograd, library, native, reference
 from groupnorm.ops.activation import activate
 from groupnorm.ops.autograd import Apply, Normalize, composed_statistics
 from groupnorm.ops.backends import AUTO, COMPILED, COMPOSED, Explanation, compiled, explain, resolve
+from groupnorm.ops.gpu import architecture
 from groupnorm.ops.spec import CONTIGUOUS, Spec, accumulation_dtype, arranged, is_arranged, layout_of
 from groupnorm.ops.watched import transformed, watched
 from groupnorm.sets import group_set
@@ -99,7 +100,8 @@ def group_statistics(
 
 def explanation(x: Tensor, groups: int, activation: str | None, backend: str) -> Explanation:
     """Which backend runs a call of eager mode, and why the others do not."""
-    spec = Spec(x.device.type, x.dtype, tuple(x.shape), layout_of(x), groups, activation, x.requires_grad)
+    of_gpu = architecture(x.device)
+    spec = Spec(x.device.type, x.dtype, tuple(x.shape), layout_of(x), groups, activation, x.requires_grad, of_gpu)
     return explain(spec, backend)
 
 
@@ -114,14 +116,16 @@ def _recorded(
     backend: str,
 ) -> Tensor:
     """The call as operations that a compiler or a transform sees."""
-    if _records_the_operation(x, weight, bias, backend) and statistics is None:
+    if _records_the_operation(x, weight, bias, activation, backend) and statistics is None:
         name = library.NO_ACTIVATION if activation is None else activation
         y, _, _ = library.group_norm(x, weight, bias, groups, eps, name, backend)
         return cast(Tensor, y)
     return _composed(backend, x, groups, weight, bias, eps, activation, statistics)
 
 
-def _records_the_operation(x: Tensor, weight: Tensor | None, bias: Tensor | None, backend: str) -> bool:
+def _records_the_operation(
+    x: Tensor, weight: Tensor | None, bias: Tensor | None, activation: str | None, backend: str
+) -> bool:
     """Whether the operation of our own is recorded, rather than those of ATen."""
     if backend in COMPILED and transformed(x, weight, bias):
         raise BackendError(backend, _LOOKED_INTO)
@@ -129,13 +133,14 @@ def _records_the_operation(x: Tensor, weight: Tensor | None, bias: Tensor | None
         return backend in COMPILED
     if not torch.compiler.is_compiling() or transformed(x):
         return False
-    fewest = _fewest_elements(x.device.type, x.dtype)
+    fewest = _fewest_elements(x.device.type, x.device.index, x.dtype, activation)
     return fewest is not None and (torch.compiler.is_exporting() or math.prod(x.shape[1:]) >= fewest)
 
 
-def _fewest_elements(device: str, dtype: torch.dtype) -> int | None:
+def _fewest_elements(device: str, index: int | None, dtype: torch.dtype, activation: str | None) -> int | None:
     """From how many elements of a sample on a compiled graph has a kernel; None where there is none."""
-    likely = Spec(device, dtype, (1, 1, 1 << 20), CONTIGUOUS, 1, None, True)
+    of_gpu = architecture(torch.device(device if index is None else f"{device}:{index}"))
+    likely = Spec(device, dtype, (1, 1, 1 << 20), CONTIGUOUS, 1, activation, True, of_gpu)
     name = resolve(likely)
     return compiled(name).FEW_ELEMENTS if name in COMPILED else None
 
@@ -182,7 +187,7 @@ def choose(
     backend: str,
 ) -> tuple[Spec, str]:
     """What is asked of a backend, and which."""
-    spec = Spec(device.type, dtype, tuple(shape), layout, groups, activation, grad)
+    spec = Spec(device.type, dtype, tuple(shape), layout, groups, activation, grad, architecture(device))
     return spec, resolve(spec, backend)
 
 

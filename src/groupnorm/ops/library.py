@@ -22,6 +22,7 @@ from groupnorm.ops.checks import (
     check_parameters,
     checked_statistics,
 )
+from groupnorm.ops.gpu import architecture
 from groupnorm.ops.spec import Spec, accumulation_dtype, arranged, layout_of
 
 NO_ACTIVATION = ""
@@ -122,7 +123,8 @@ def _check(x: Tensor, weight: Tensor | None, bias: Tensor | None, groups: int, e
 
 
 def _spec(x: Tensor, groups: int, activation: str) -> Spec:
-    return Spec(x.device.type, x.dtype, tuple(x.shape), layout_of(x), groups, activation or None, True)
+    gpu = architecture(x.device)
+    return Spec(x.device.type, x.dtype, tuple(x.shape), layout_of(x), groups, activation or None, True, gpu)
 
 
 def _empty_like(x: Tensor) -> Tensor:

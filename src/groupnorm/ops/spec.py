@@ -25,6 +25,7 @@ class Spec(NamedTuple):
         groups: number of groups ``G``.
         activation: applied to the normalised output; None for none.
         needs_grad: a backward pass may follow.
+        gpu: its architecture, such as "sm_90"; None for other devices. See :func:`groupnorm.ops.gpu.architecture`.
     """
 
     device: str
@@ -34,6 +35,7 @@ class Spec(NamedTuple):
     groups: int
     activation: str | None
     needs_grad: bool
+    gpu: str | None = None
 
     @property
     def samples(self) -> int:

@@ -16,16 +16,19 @@ from __future__ import annotations
 import torch
 
 from groupnorm.ops.spec import Spec
+from groupnorm.ops.triton import measured
 from groupnorm.ops.triton.backward_pass import backward
 from groupnorm.ops.triton.blocks import INTERPRETED
 from groupnorm.ops.triton.forward_pass import forward, statistics
 
-__all__ = ["INTERPRETED", "backward", "drawback", "forward", "refusal", "statistics"]
+__all__ = ["FEW_ELEMENTS", "INTERPRETED", "backward", "drawback", "forward", "refusal", "statistics"]
 
 _DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 _ACTIVATIONS = (None, "relu", "silu", "gelu", "gelu_tanh")
-_CAPABILITY = (8, 0)
+_ARCHITECTURE = 80
 _COUNTED = 2**31
+
+FEW_ELEMENTS = 1 << 13
 
 
 def refusal(spec: Spec) -> str:
@@ -38,19 +41,21 @@ def refusal(spec: Spec) -> str:
         return f"it counts positions, and channels of all samples, up to 2**31 - 1; the input is {spec.shape}: split it"
     if spec.device != "cuda" and not (INTERPRETED and spec.device == "cpu"):
         return f"the input is on {spec.device}: move it with x.cuda()"
-    return "" if INTERPRETED else _wrong_with_gpu()
+    return "" if INTERPRETED else _wrong_with(spec.gpu)
 
 
 def drawback(spec: Spec) -> str:
-    """Why another backend is faster; "" where none is."""
-    return "it runs in Triton's interpreter, which is for tests: unset TRITON_INTERPRET" if INTERPRETED else ""
+    """Why another backend is faster, or has to be taken for faster; "" where none is."""
+    if INTERPRETED:
+        return "it runs in Triton's interpreter, which is for tests: unset TRITON_INTERPRET"
+    return measured.drawback(spec)
 
 
-def _wrong_with_gpu() -> str:
-    """What is wrong with the GPU; "" where nothing is."""
-    if not torch.cuda.is_available():
+def _wrong_with(gpu: str | None) -> str:
+    """What is wrong with a GPU of this architecture; "" where nothing is."""
+    if gpu is None:
         return "torch sees no GPU: see torch.cuda.is_available()"
-    if torch.version.hip is None and torch.cuda.get_device_capability() < _CAPABILITY:
-        have, need = (".".join(map(str, c)) for c in (torch.cuda.get_device_capability(), _CAPABILITY))
-        return f"the GPU has compute capability {have}, and Triton needs {need}: use backend='native'"
+    number = gpu.removeprefix("sm_")
+    if number.isdecimal() and int(number) < _ARCHITECTURE:
+        return f"the GPU is of architecture {gpu}, and Triton needs sm_{_ARCHITECTURE}: use backend='native'"
     return ""
