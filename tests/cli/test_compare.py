@@ -2,12 +2,15 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
 
+import groupnorm
 from groupnorm.cli import app
 from groupnorm.lab.comparison import plan
 from lab.synthetic import make_run
@@ -48,6 +51,19 @@ def test_a_wrong_configuration_ends_with_2_and_all_problems(tmp_path):
     assert "did you mean 'gn'" in result.output
     assert "did you mean 'resnet-tiny'" in result.output
     assert not (tmp_path / "run").exists(), "nothing is written before the configuration holds"
+
+
+def test_a_name_between_colons_is_no_emoji(tmp_path, monkeypatch):
+    """``module:one: ...`` was shown as ``module1️⃣ ...``."""
+    code = "import numpy as np; one = lambda: (np.arange(256, dtype=np.uint8).reshape(4, 1, 8, 8), np.zeros(4, int)) * 2"
+    (tmp_path / "some_data.py").write_text(code)
+    monkeypatch.syspath_prepend(tmp_path)
+    result = invoke("compare", "--dataset", "some_data:one", "--out", str(tmp_path / "run"))
+    assert "some_data:one: train_labels holds 0 only" in result.output
+    consoles = [p for p in Path(groupnorm.__file__).parent.rglob("*.py") if "Console(" in p.read_text()]
+    made = [made for p in consoles for made in re.findall(r"(?<!import )Console\(.*", p.read_text())]
+    assert made
+    assert [one for one in made if "emoji=False" not in one] == []
 
 
 def test_a_diverged_cell_is_a_result_and_ends_with_1(tmp_path):

@@ -67,7 +67,7 @@ def bench(
     from groupnorm.bench.page import write
     from groupnorm.bench.store import CASES, MODELS, load_all, results
 
-    console = Console()
+    console = Console(emoji=False)
     with outcome():
         if what is What.PAGE:
             write(page, load_all(out))

@@ -47,7 +47,7 @@ def claims(
     if as_json:
         typer.echo(json.dumps(ledger.as_json(findings), indent=1, ensure_ascii=False))
         return
-    console = Console()
+    console = Console(emoji=False)
     for experiment, found in groupby(findings, key=lambda finding: finding.experiment):
         console.print(findings_table(experiment, list(found)), "")
     counts = Counter(finding.verdict for finding in findings)

@@ -91,7 +91,7 @@ def compare(
 
 def run(out: Path | None, options: dict[str, Any]) -> None:
     """Run the comparison and its report, and turn the outcome into messages and an exit code."""
-    console, errors = Console(), Console(stderr=True)
+    console, errors = Console(emoji=False), Console(stderr=True, emoji=False)
     begin = time.monotonic()
     with outcome():
         result = groupnorm.lab.compare(out=out, **options)

@@ -61,7 +61,7 @@ def convert(
     Without --out, or with --plan, it says what would happen. Exit code: 0, or 2 when a norm cannot be converted, the
     model cannot be made, a file cannot be read or written, or there is nothing to convert into --out.
     """
-    console = Console()
+    console = Console(emoji=False)
     with outcome():
         if needs_layer(parse(to)) and not shape:
             raise ArgumentError(
@@ -88,7 +88,7 @@ def convert(
         report = groupnorm.convert_(network, found, sample_input=_input(shape))
         _save(network, out)
         if checkpoint is None and model.startswith(("torchvision:", "timm:")):
-            Console(stderr=True).print(
+            Console(stderr=True, emoji=False).print(
                 f"The weights of {model} are random: name trained ones with --checkpoint.",
                 style="yellow",
                 highlight=False,

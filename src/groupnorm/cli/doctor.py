@@ -39,7 +39,7 @@ def doctor() -> None:
         table.add_row(package, _version(package), purpose)
     folder = default_data_dir()
     table.add_row("data folder", str(folder), "exists" if folder.is_dir() else "made when a download needs it")
-    Console().print(table)
+    Console(emoji=False).print(table)
 
 
 def _backends() -> Iterator[tuple[str, str, str]]:

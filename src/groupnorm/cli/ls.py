@@ -25,7 +25,7 @@ class Kind(StrEnum):
 
 def ls(kind: Annotated[Kind, typer.Argument(help="What to list.")]) -> None:
     """List the norms, models, datasets or experiments."""
-    console = Console()
+    console = Console(emoji=False)
     tables = {Kind.NORMS: _norms, Kind.MODELS: _models, Kind.DATASETS: _datasets, Kind.EXPERIMENTS: _experiments}
     console.print(tables[kind]())
     if kind is Kind.DATASETS:

@@ -18,7 +18,7 @@ from groupnorm.lab.comparison import ConfigurationError
 @contextmanager
 def outcome() -> Iterator[None]:
     """Exit code 2 for a wrong configuration or an unusable folder, 130 when interrupted, 143 when terminated."""
-    errors = Console(stderr=True)
+    errors = Console(stderr=True, emoji=False)
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # leaves the workers and the terminal in order
     try:

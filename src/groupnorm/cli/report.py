@@ -18,6 +18,6 @@ def report(folder: Annotated[Path, typer.Argument(help="The --out of groupnorm c
     try:
         path = load(folder).report()
     except RunFolderError as error:
-        Console(stderr=True).print(str(error), style="red", markup=False, soft_wrap=True)
+        Console(stderr=True, emoji=False).print(str(error), style="red", markup=False, soft_wrap=True)
         raise typer.Exit(2) from None
-    Console().print(f"Report: {path}", highlight=False, markup=False, soft_wrap=True)
+    Console(emoji=False).print(f"Report: {path}", highlight=False, markup=False, soft_wrap=True)

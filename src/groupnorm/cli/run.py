@@ -58,7 +58,7 @@ def run(
         "workers": workers, "processes": processes, "scheduler": scheduler, "address": address,
         "slurm": slurm, "track": track,
     }  # fmt: skip
-    console = Console()
+    console = Console(emoji=False)
     with outcome():
         folder = out if out is not None else Path("runs") / f"{name}-{scale}"
         evidence = run_experiment(name, scale, out=folder, **options)

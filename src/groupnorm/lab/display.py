@@ -161,7 +161,7 @@ class Display:
         self._rows: dict[str, dict[int, list[str]]] = {}  # the cells of each row by column
         for cell_id, cell in progress.cells.items():
             self._rows.setdefault(self._row(cell_id, cell), {}).setdefault(self._column(cell), []).append(cell_id)
-        self.console = console or Console()
+        self.console = console or Console(emoji=False)
         self.begin = time.monotonic()
         self._live = Live(console=self.console, refresh_per_second=4, get_renderable=self.render)
         self._output: Any = None  # of the notebook's cell
@@ -224,7 +224,7 @@ class Display:
         return Group(self.table(), line)
 
     def _repr_html_(self) -> str:
-        console = Console(file=io.StringIO(), record=True, force_jupyter=False, width=100)
+        console = Console(file=io.StringIO(), emoji=False, record=True, force_jupyter=False, width=100)
         console.print(self.render())
         return console.export_html(inline_styles=True, code_format="<pre>{code}</pre>")
 
