@@ -55,7 +55,8 @@ def test_a_wrong_configuration_ends_with_2_and_all_problems(tmp_path):
 
 def test_a_name_between_colons_is_no_emoji(tmp_path, monkeypatch):
     """``module:one: ...`` was shown as ``module1️⃣ ...``."""
-    code = "import numpy as np; one = lambda: (np.arange(256, dtype=np.uint8).reshape(4, 1, 8, 8), np.zeros(4, int)) * 2"
+    code = "import numpy as np; x = np.arange(256, dtype=np.uint8).reshape(4, 1, 8, 8)\n"
+    code += "def one(): return (x, np.zeros(4, int)) * 2"
     (tmp_path / "some_data.py").write_text(code)
     monkeypatch.syspath_prepend(tmp_path)
     result = invoke("compare", "--dataset", "some_data:one", "--out", str(tmp_path / "run"))
