@@ -13,8 +13,9 @@ from pathlib import Path
 import sklearn.datasets  # noqa: F401 (slow to import: once, before the processes part)
 import torch
 
+from groupnorm import cli
 from groupnorm.environment import environment
-from groupnorm.lab import cli, compare, conduct, records, stack, sweep, worker
+from groupnorm.lab import compare, conduct, records, stack, sweep, worker
 from groupnorm.lab.records import TIMING, RunFolder
 from lab.inline import schedule
 
