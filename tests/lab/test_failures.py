@@ -20,6 +20,7 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
+from groupnorm import files as files_module
 from groupnorm.cli import app
 from groupnorm.files import RunFolderError
 from groupnorm.lab import compare, load
@@ -256,6 +257,13 @@ def test_a_worker_trains_no_cell_that_another_process_holds(pair, tmp_path, monk
     assert run.cell(pair[0].id).records() == []
 
 
+def opening(monkeypatch, disk):
+    """Let whole files, and lines that are added to one, be opened by this; it is returned."""
+    for module in (files_module, records_module):
+        monkeypatch.setattr(module, "open", disk, raising=False)
+    return disk
+
+
 class FullDisk:
     """Stands for ``open``: some writes find no space, after half of their bytes."""
 
@@ -278,13 +286,13 @@ class FullDisk:
 
 @pytest.mark.parametrize("ever", [True, False], ids=["for good", "once"])
 def test_a_disk_that_is_full_at_any_write_loses_nothing(unbroken, pair, digits, tmp_path, monkeypatch, ever):
-    monkeypatch.setattr(records_module, "open", disk := FullDisk(lambda n: False), raising=False)
+    disk = opening(monkeypatch, FullDisk(lambda n: False))
     train(pair, tmp_path / "whole", digits)
     assert disk.writes == 2 * (1 + 2 * 3 + 1), "start, an epoch and a checkpoint three times, end"
     for at in range(1, disk.writes + 1):
         folder = tmp_path / str(at)
         full = FullDisk((lambda n, at=at: n >= at) if ever else (lambda n, at=at: n == at))
-        monkeypatch.setattr(records_module, "open", full, raising=False)
+        opening(monkeypatch, full)
         try:
             train(pair, folder, digits)
         except RunFolderError as error:
@@ -296,7 +304,7 @@ def test_a_disk_that_is_full_at_any_write_loses_nothing(unbroken, pair, digits, 
         assert "No space left on device; expected a writable folder with space: free some, or choose" in reason
         before = finished(folder)
         assert len(before) == (1 if not ever or at > 8 else 0), "eight writes finish the first, then the second begins"
-        monkeypatch.setattr(records_module, "open", open, raising=False)
+        opening(monkeypatch, open)
         train(pair, folder, digits)
         assert same(folder, unbroken[0])
         assert before.items() <= finished(folder).items()
@@ -375,7 +383,7 @@ def test_a_cell_goes_on_from_its_last_epoch(broken_off, pair, digits, tmp_path):
 def test_a_checkpoint_that_finds_no_space_leaves_the_last_one(tmp_path, monkeypatch):
     folder = RunFolder(tmp_path).cell("a")
     folder.save_checkpoint({"epoch": 1})
-    monkeypatch.setattr(records_module, "open", FullDisk(lambda n: True), raising=False)
+    opening(monkeypatch, FullDisk(lambda n: True))
     with pytest.raises(RunFolderError, match="No space left"):
         folder.save_checkpoint({"epoch": 2})
     assert folder.load_checkpoint() == (0, {"epoch": 1})
