@@ -135,12 +135,13 @@ def test_a_gpu_has_its_backward_pass(tmp_path):
 
 
 def test_a_gpu_has_its_tests_and_what_was_trained_there(tmp_path):
-    found = results(tmp_path / "gpu.json", GPU)
+    found = results(tmp_path / "gpu.json", GPU | {"driver": "580.1", "triton": "3.6.0"})
     tests = {"passed": 300, "failed": ["a.py::test_b"], "skipped": {"no memory": 2}, "whole": False}
     errors = {"bn 32": 2.25, "bn 2": 62.9, "gn 32": 2.9, "gn 2": None}
     found["tests"]["triton"] = tests | {"stamp": machine.stamp(), **STAMPED}
     found["training"]["digits bf16"] = {"errors": errors, "seconds": 33.1, "stamp": machine.stamp(), **STAMPED}
     text = part(page(tmp_path, found), "GPU")
+    assert "Test GPU, CUDA 13.0, driver 580.1, Triton 3.6.0, L2 50 MB." in text
     assert "300 tests of the kernels passed and 1 failed; the run was cut before the last." in text
     assert "- failed: `a.py::test_b`" in text
     assert "- 2 skipped: no memory" in text

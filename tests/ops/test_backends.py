@@ -41,6 +41,7 @@ def test_every_other_backend_has_a_reason(backend: str) -> None:
     lines = str(explained).splitlines()
     assert lines[0].split() == [explained.chosen, "runs"]
     assert [line.split()[0] for line in lines[1:]] == list(explained.reasons)
+    assert repr(explained) == str(explained), "as a console shows it"
 
 
 def test_the_reason_is_the_one_that_holds() -> None:

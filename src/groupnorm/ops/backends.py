@@ -106,7 +106,7 @@ class Compiled(Protocol):
         """
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Explanation:
     """Which backend runs a call, and why each other one does not.
 
@@ -123,6 +123,9 @@ class Explanation:
     def __str__(self) -> str:
         lines = [f"{self.chosen:<9} runs"] + [f"{name:<9} {reason}" for name, reason in self.reasons.items()]
         return "\n".join(lines)
+
+    def __repr__(self) -> str:
+        return str(self)
 
     def _repr_html_(self) -> str:
         return html_table(f"{self.chosen} runs", ("other backend", "why not"), self.reasons.items())
