@@ -1,10 +1,12 @@
 """``make gpu`` without a GPU: its limit by a fake clock, runs that are cut at any moment, and what it decides."""
 
+import functools
 import json
 import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -49,7 +51,7 @@ def carried_out(limit, takes, scratch, lacks=()):
         return None if need > seconds else 3 if command[0] == "wrong" else 0
 
     stages = [Stage(name, name, [name, "{seconds}"], 100, {}, "no GPU" if name in lacks else "") for name in takes]
-    outcomes = carry_out(stages, limit, scratch, clock, execute, told.append)
+    outcomes = carry_out(stages, limit, scratch, clock, execute, told.append, threading.Event())
     assert told == outcomes
     return {outcome.stage.name: (outcome.status, outcome.remark) for outcome in outcomes}, asked
 
@@ -79,8 +81,25 @@ def test_a_stage_that_fails_or_cannot_run_does_not_end_the_others(tmp_path):
     assert [command[0] for command, _ in asked] == ["wrong", "models"]
 
 
+def test_nothing_begins_after_an_interrupt(tmp_path):
+    from carry_out import carry_out, execute
+    from stages import Stage
+
+    stop = threading.Event()
+    ending = Stage("ending", "", [sys.executable, "-c", "import time; time.sleep(60)"], 100, {})
+    after = Stage("after", "", ["never"], 100, {})
+    threading.Timer(1.0, stop.set).start()
+    begin = time.monotonic()
+    execute_ = functools.partial(execute, stop=stop)
+    outcomes = carry_out([ending, after], 100, tmp_path, time.monotonic, execute_, lambda outcome: None, stop)
+    assert [(outcome.stage.name, outcome.status) for outcome in outcomes] == [("ending", "cut")]
+    assert time.monotonic() - begin < 30
+
+
 def test_a_process_is_cut_with_its_children(tmp_path):
-    from carry_out import execute
+    import carry_out
+
+    execute = functools.partial(carry_out.execute, stop=threading.Event())
 
     child = f"import pathlib, time; time.sleep(8); pathlib.Path({str(tmp_path / 'late')!r}).touch()"
     code = "import subprocess, sys, time; print('begun', flush=True); "
@@ -161,14 +180,18 @@ def test_without_time_the_tests_are_cut_and_that_is_said(tmp_path):
     assert "bench         skipped     torch sees no GPU" in told
 
 
-@pytest.mark.parametrize("seconds", [0.5, 6.0, 15.0])
+@pytest.mark.parametrize("seconds", [0.5, 1.5, 6.0])
 def test_an_interrupt_at_any_moment_ends_all_and_keeps_what_is_there(seconds, tmp_path):
     from outcomes import read
 
     process = run_command(tmp_path)
     time.sleep(seconds)
     process.send_signal(signal.SIGTERM)
-    process.communicate(timeout=60)
+    try:
+        process.communicate(timeout=60)
+    finally:
+        process.kill()
+        process.wait()
     assert process.returncode in (130, -signal.SIGTERM), "before the handler is there, the signal itself"
     assert read(tmp_path / "logs" / "tests.jsonl")["whole"] is False
     children = subprocess.run(["pgrep", "-f", str(tmp_path)], capture_output=True, text=True, check=False).stdout

@@ -13,9 +13,10 @@ from __future__ import annotations
 import argparse
 import signal
 import sys
+import threading
 import time
+from functools import partial
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 from carry_out import Outcome, carry_out, execute
@@ -30,13 +31,14 @@ def main() -> int:
     parser.add_argument("--results", type=Path, default=ROOT / "bench" / "results", help="folder of what is kept")
     parser.add_argument("--scratch", type=Path, default=ROOT / "build" / "gpu", help="folder of logs")
     options = parser.parse_args()
-    signal.signal(signal.SIGTERM, _interrupt)
+    stop = threading.Event()  # and no exception, which an import or a destructor that is under way may swallow
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: stop.set())
     gpu = _gpu()
     print(f"GPU: {gpu or 'none; the tests run in the interpreter of Triton'}", flush=True)
     options.scratch.mkdir(parents=True, exist_ok=True)
     (options.scratch / "tests.jsonl").unlink(missing_ok=True)
     outcomes: list[Outcome] = []
-    interrupted = False
 
     def tell(outcome: Outcome) -> None:
         outcomes.append(outcome)
@@ -45,16 +47,14 @@ def main() -> int:
             _tell_tests(read(options.scratch / "tests.jsonl"))
 
     todo = stages(gpu, options.results, options.scratch)
-    try:
-        carry_out(todo, options.seconds, options.scratch, time.monotonic, execute, tell)
-    except KeyboardInterrupt:
-        interrupted = True
+    carry_out(todo, options.seconds, options.scratch, time.monotonic, partial(execute, stop=stop), tell, stop)
+    if stop.is_set():
         print("Interrupted.", flush=True)
     tests = read(options.scratch / "tests.jsonl")
     if gpu:
         _keep(options.results, tests)
     print(f"Logs: {options.scratch}", flush=True)
-    if interrupted:
+    if stop.is_set():
         return 130
     wrong = tests["failed"] or not tests["whole"] or any(outcome.status == "failed" for outcome in outcomes)
     return 1 if wrong else 0
@@ -92,12 +92,5 @@ def _keep(folder: Path, tests: dict[str, Any]) -> None:
         print('What "auto" takes stays as it is, since not all tests have run.', flush=True)
 
 
-def _interrupt(number: int, frame: FrameType | None) -> None:
-    raise KeyboardInterrupt
-
-
 if __name__ == "__main__":
-    try:
-        sys.exit(main())
-    except KeyboardInterrupt:  # before anything was begun
-        sys.exit(130)
+    sys.exit(main())

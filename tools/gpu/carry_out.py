@@ -5,8 +5,10 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
+import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from threading import Event
 from typing import NamedTuple
 
 from stages import ROOT, Stage
@@ -15,6 +17,7 @@ LEAST = 5.0
 """Seconds that are worth beginning a stage for."""
 
 _GRACE = 5.0  # seconds to end by itself
+_LOOK = 0.05  # seconds between two looks at a process
 
 Execute = Callable[[Sequence[str], Mapping[str, str], float, Path], int | None]
 """``execute(command, environment, seconds, log)`` is the exit code; None where the time was up."""
@@ -41,6 +44,7 @@ def carry_out(
     clock: Callable[[], float],
     execute: Execute,
     tell: Callable[[Outcome], None],
+    stop: Event,
 ) -> list[Outcome]:
     """Run stages; what one does not need of its time is there for those after it.
 
@@ -51,10 +55,13 @@ def carry_out(
         clock: seconds.
         execute: runs one.
         tell: is called with each outcome as soon as it is known.
+        stop: ends the work once it is set.
     """
     begin = clock()
     outcomes = []
     for stage in stages:
+        if stop.is_set():
+            break
         left = limit - (clock() - begin)
         if stage.lacks:
             outcome = Outcome(stage, "skipped", stage.lacks)
@@ -73,8 +80,11 @@ def carry_out(
     return outcomes
 
 
-def execute(command: Sequence[str], environment: Mapping[str, str], seconds: float, log: Path) -> int | None:
-    """Run a command, with all that it starts, for at most so many seconds."""
+def execute(
+    command: Sequence[str], environment: Mapping[str, str], seconds: float, log: Path, stop: Event
+) -> int | None:
+    """Run a command, with all that it starts, for at most so many seconds or until ``stop`` is set."""
+    end = time.monotonic() + seconds
     with log.open("wb") as file:
         process = subprocess.Popen(
             command,
@@ -85,12 +95,11 @@ def execute(command: Sequence[str], environment: Mapping[str, str], seconds: flo
             stderr=subprocess.STDOUT,
             start_new_session=True,
         )
-        try:
-            return process.wait(seconds)
-        except subprocess.TimeoutExpired:
-            return None
-        finally:
-            _end(process)
+        while process.poll() is None and time.monotonic() < end and not stop.is_set():
+            time.sleep(_LOOK)
+        code = process.poll()
+        _end(process)
+        return code
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
