@@ -371,7 +371,7 @@ MISTAKES = {
         DtypeError,
         "input has layout torch.sparse_coo",
         "expected torch.strided",
-        "x.to_dense()",
+        "input.to_dense()",
         TypeError,
     ),
     "function: an input of mkldnn": Mistake(
@@ -379,7 +379,7 @@ MISTAKES = {
         DtypeError,
         "input has layout torch._mkldnn",
         "expected torch.strided",
-        "x.to_dense()",
+        "input.to_dense()",
         TypeError,
     ),
     "function: a nested input": Mistake(

@@ -18,6 +18,7 @@ from groupnorm.ops.checks import (
     check_eps,
     check_groups,
     check_input,
+    check_layout,
     check_like,
     check_out,
     check_parameters,
@@ -27,6 +28,8 @@ from groupnorm.ops.checks import (
 from groupnorm.ops.dispatch import compute, needs_grad
 from groupnorm.ops.spec import Spec, arranged, layout_of
 from groupnorm.ops.watched import watched
+
+_Facts = tuple[torch.device, torch.dtype, torch.Size, torch.layout]  # of a parameter
 
 __all__ = ["ACTIVATIONS", "explain", "group_norm", "group_norm_statistics"]
 
@@ -87,9 +90,9 @@ def group_norm(
     """
     plain = residual is None and statistics is None and mask is None and out is None and input is not None
     if plain and not watched(input, weight, bias) and input.layout is torch.strided:
-        of_weight = None if weight is None else (weight.device, weight.dtype, weight.shape)
-        of_bias = None if bias is None else (bias.device, bias.dtype, bias.shape)
         try:
+            of_weight = None if weight is None else (weight.device, weight.dtype, weight.shape, weight.layout)
+            of_bias = None if bias is None else (bias.device, bias.dtype, bias.shape, bias.layout)
             layout = layout_of(input)
             spec, name, eps = _checked(
                 input.device,
@@ -209,8 +212,8 @@ def _checked(
     activation: str | None,
     grad: bool,
     backend: str,
-    of_weight: tuple[torch.device, torch.dtype, torch.Size] | None,
-    of_bias: tuple[torch.device, torch.dtype, torch.Size] | None,
+    of_weight: _Facts | None,
+    of_bias: _Facts | None,
 ) -> tuple[Spec, str, float]:
     """What is asked of a backend, which one runs it, and eps as a float.
 
@@ -219,6 +222,7 @@ def _checked(
     for name, of in (("weight", of_weight), ("bias", of_bias)):
         if of is not None:
             check_device(name, of[0], device)
+            check_layout(name, of[3])
     input = torch.empty(shape, dtype=dtype, device="meta")
     weight, bias = (None if p is None else torch.empty(p[2], dtype=p[1], device="meta") for p in (of_weight, of_bias))
     _check(input, num_groups, weight, bias, eps, activation, backend)

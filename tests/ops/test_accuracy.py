@@ -122,6 +122,23 @@ def test_other_paths(drawn: tuple[Case, int, float], activation: str | None, way
     assert_agrees(y, case, group_set(groups), activation=activation)
 
 
+@pytest.mark.parametrize("parameters", ["half", "float32", "none"])
+@pytest.mark.parametrize("deviations", [0.0, 10.0, 50.0])
+@pytest.mark.parametrize("shape", [(4, 16, 8, 8), (2, 16, 40, 40)], ids=["composed", "kernel"])
+@pytest.mark.parametrize("dtype", HALVES, ids=str)
+def test_gradients_of_half_precisions_in_a_compiled_graph(
+    dtype: torch.dtype, shape: tuple[int, ...], deviations: float, parameters: str
+) -> None:
+    case = make_case(shape, dtype=dtype, affine="none" if parameters == "none" else "weight bias")
+    x, weight, bias = (torch.randn(shape) + deviations).to(dtype), case.weight, case.bias
+    if parameters == "float32":
+        weight, bias = weight.float(), bias.float()
+    case = Case(x, weight, bias, case.upstream)
+    torch.compiler.reset()
+    compiled = torch.compile(lambda x, w, b: group_norm(x, 4, w, b), fullgraph=True)
+    assert_agrees(run(compiled, case), case, group_set(4))
+
+
 @pytest.mark.parametrize("way", ["eager", "inference", "vmap", "compile", "compiled training", "native"])
 @pytest.mark.parametrize("layout", ["contiguous", "channels last", "sliced channels last"])
 @pytest.mark.parametrize("shape", [(2, 48, 9, 7), (2, 8, 4, 4), (2, 48, 40, 40)], ids=str)

@@ -320,3 +320,47 @@ def test_numbers_of_numpy(backend: str) -> None:
     assert (type(norm.num_groups), type(norm.num_channels), type(norm.eps)) == (int, int, float)
     mean, _ = group_norm_statistics(X, np.int64(4), np.float32(1e-3), backend=backend)
     assert mean.shape == (2, 4)
+
+
+@by_compiled_backend
+def test_an_output_with_the_negative_bit(backend: str) -> None:
+    out = torch._neg_view(torch.empty_like(X))
+    assert group_norm(X, 4, activation="relu", out=out, backend=backend) is out
+    torch.testing.assert_close(out, group_norm(X, 4, activation="relu", backend=backend))
+
+
+NOT_DENSE = {
+    "sparse": (lambda t: t.to_sparse(), r"has layout torch.sparse_coo; .* make it dense with \w+.to_dense\(\)"),
+    "mkldnn": (lambda t: t.to_mkldnn(), r"has layout torch._mkldnn; .* make it dense with \w+.to_dense\(\)"),
+    "nested": (lambda t: torch.nested.nested_tensor(list(t)), "is a nested tensor; .* pad it with"),
+}
+
+
+@by_backend
+@pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors:UserWarning")
+@pytest.mark.parametrize("kind", NOT_DENSE)
+@pytest.mark.parametrize("name", ["input", "weight", "bias", "residual", "mask", "out", "statistics"])
+def test_a_tensor_that_is_not_dense_is_told(name: str, kind: str, backend: str) -> None:
+    make, message = NOT_DENSE[kind]
+    if (name, kind) == ("mask", "mkldnn"):
+        pytest.skip("it has no booleans")
+    x, vector = torch.randn(2, 8, 4, 4), torch.ones(8)
+    if (kind, name) in (("nested", "weight"), ("nested", "bias")):
+        vector = torch.ones(8, 1)  # a nested tensor is made of vectors
+    given = {
+        "input": lambda: {"input": make(x)},
+        "residual": lambda: {"input": x, "residual": make(x)},
+        "out": lambda: {"input": x, "out": make(x)},
+        "mask": lambda: {"input": x, "mask": make(torch.ones(2, 4, 4, dtype=torch.bool))},
+        "statistics": lambda: {"input": x, "statistics": (make(torch.zeros(2, 4)), torch.ones(2, 4))},
+    }.get(name, lambda: {"input": x, name: make(vector)})()
+    with pytest.raises(DtypeError, match=f"{name} {message}"):
+        group_norm(given.pop("input"), 4, **given, backend=backend)
+
+
+@pytest.mark.filterwarnings("ignore:torch.quantize_per_tensor:UserWarning")
+def test_the_remedy_for_a_quantised_input_works() -> None:
+    x = torch.quantize_per_tensor(X, 0.1, 0, torch.qint8)
+    with pytest.raises(DtypeError, match=r"use x.dequantize\(\)"):
+        group_norm(x, 4)
+    group_norm(x.dequantize(), 4)

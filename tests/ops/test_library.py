@@ -68,6 +68,37 @@ WRONG = {
 }
 
 
+@pytest.mark.parametrize("name", ["weight", "bias"])
+def test_the_operator_refuses_a_parameter_on_meta(name):
+    """Such a call comes to what stands for it with fake tensors, which computes nothing."""
+    x = torch.randn(2, 8, 4, 4)
+    given = {"weight": None, "bias": None} | {name: torch.ones(8, device="meta")}
+    with pytest.raises(DtypeError, match=f"{name} is on meta and the input on cpu"):
+        OP(x, *given.values(), 4, 1e-5, "", "auto")
+    y, _, _ = OP(x.to("meta"), torch.ones(8, device="meta"), None, 4, 1e-5, "", "auto")
+    assert y.shape == x.shape
+
+
+@pytest.mark.parametrize("name", ["dy", "weight", "bias", "mean", "rstd"])
+def test_the_backward_operator_refuses_an_argument_on_meta(name):
+    x, of_group = torch.randn(2, 8, 4, 4), torch.ones(2, 4)
+    tensors = {"dy": x, "x": x, "weight": torch.ones(8), "bias": torch.ones(8), "mean": of_group, "rstd": of_group}
+    tensors[name] = tensors[name].to("meta")
+    with pytest.raises(DtypeError, match=f"{name} is on meta and the input on cpu"):
+        BACKWARD(*tensors.values(), 4, 1e-5, "", "auto")
+
+
+def test_an_exported_program_refuses_a_scale_on_meta():
+    class Scaled(torch.nn.Module):
+        def forward(self, x, weight):
+            return group_norm(x, 4, weight)
+
+    x = torch.randn(LARGE)
+    program = torch.export.export(Scaled(), (x, torch.ones(8))).module()
+    with pytest.raises((DtypeError, RuntimeError)):
+        program(x, torch.ones(8, device="meta"))
+
+
 @pytest.mark.parametrize("backend", BACKENDS_OF_THE_OPERATION)
 @pytest.mark.parametrize("wrong", WRONG)
 def test_the_operator_checks_what_it_is_given(wrong: str, backend: str) -> None:
@@ -254,3 +285,14 @@ def test_fake_tensors_get_shape_dtype_and_layout(dtype, backend):
         y = group_norm(x, 4, activation="relu", backend=backend)
     assert (y.shape, y.dtype) == (x.shape, dtype)
     assert backend != "cpu" or y.is_contiguous(memory_format=torch.channels_last)  # ATen's says otherwise
+
+
+@pytest.mark.parametrize("given", [{}, {"residual": True}])
+def test_an_output_that_is_given_breaks_no_graph(given):
+    def norm(x, residual):
+        options = {"residual": residual} if given else {}
+        return group_norm(x, 8, activation="silu", out=torch.empty_like(x), **options)
+
+    x, residual = torch.randn(2, 64, 32, 32), torch.randn(2, 64, 32, 32)
+    compiled = torch.compile(norm, fullgraph=True, backend="eager")
+    torch.testing.assert_close(compiled(x, residual), norm(x, residual))

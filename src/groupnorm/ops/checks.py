@@ -24,41 +24,45 @@ from groupnorm.ops.spec import accumulation_dtype
 
 
 def check_tensor(name: str, value: object) -> None:
-    """Raise unless an argument is a tensor."""
+    """Raise unless an argument is a dense tensor."""
     if not isinstance(value, Tensor):
         kind = type(value)
         kind_name = kind.__name__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__name__}"
         raise DtypeError(f"{name} is of type {kind_name}; expected a torch.Tensor: use torch.as_tensor({name})")
+    if value.is_nested:
+        raise DtypeError(f"{name} is a nested tensor; expected a dense one: {_REMEDIES_OF_NESTED.get(name, _PAD)}")
+    check_layout(name, value.layout)
 
 
+def check_layout(name: str, layout: torch.layout) -> None:
+    """Raise unless this is the layout of a dense tensor."""
+    if layout is not torch.strided:
+        raise DtypeError(f"{name} has layout {layout}; expected torch.strided: make it dense with {name}.to_dense()")
+
+
+_PAD = "pad it with torch.nested.to_padded_tensor(x, 0.0)"
+_REMEDIES_OF_NESTED = {"input": f"{_PAD} and give mask=, which leaves the padding out"}
 _DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 
 
 def check_input(input: Tensor) -> None:
     """Raise unless ``input`` is a dense floating point tensor ``[N, C, *]``."""
     check_tensor("input", input)
-    if input.is_nested or input.layout != torch.strided:
-        raise DtypeError(_not_dense(input))
     if input.dim() < 2:
         raise ShapeError(
             f"input has shape {tuple(input.shape)}, rank {input.dim()}; expected (N, C, *) with at least two "
             f"axes: add the batch axis with x.unsqueeze(0)"
         )
     if not input.is_floating_point():
-        remedy = "normalise x.real and x.imag" if input.is_complex() else "convert it with x.float()"
+        remedy = "convert it with x.float()"
+        if input.is_complex() or input.is_quantized:
+            remedy = "normalise x.real and x.imag" if input.is_complex() else "use x.dequantize()"
         raise DtypeError(f"input has dtype {input.dtype}; expected a floating point dtype: {remedy}")
     if input.dtype not in _DTYPES:
         raise DtypeError(
             f"input has dtype {input.dtype}, which has no arithmetic; expected one of "
             f"{', '.join(map(str, _DTYPES))}: convert it with x.bfloat16() or x.float()"
         )
-
-
-def _not_dense(input: Tensor) -> str:
-    if input.is_nested:
-        remedy = "pad it with torch.nested.to_padded_tensor(x, 0.0) and give mask=, which leaves the padding out"
-        return f"input is a nested tensor; expected a dense one: {remedy}"
-    return f"input has layout {input.layout}; expected torch.strided: make it dense with x.to_dense()"
 
 
 def check_groups(num_groups: int, num_channels: int) -> None:
@@ -169,6 +173,8 @@ def checked_statistics(statistics: tuple[Tensor, Tensor], input: Tensor, num_gro
             f"use group_norm_statistics(x, num_groups)"
         )
     mean, rstd = given
+    check_tensor("statistics", mean)
+    check_tensor("statistics", rstd)
     shapes = [tuple(t.shape) for t in (mean, rstd)]
     expected = (input.shape[0], num_groups)
     if shapes != [expected, expected]:

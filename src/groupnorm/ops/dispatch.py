@@ -60,7 +60,7 @@ def group_norm(
         y = Normalize.apply(x, residual, weight, bias, spec, eps, name)
         return cast(Tensor, y if residual is None else y[0])
     given = x, residual, weight, bias, *(statistics or ())
-    to = out if out is not None and is_arranged(out, spec.layout) and not _in_the_way(out, given) else None
+    to = out if out is not None and _is_writable(out, spec.layout, given) else None
     if to is None and residual is not None:
         to = torch.empty_like(x)
     y, _, _ = compiled(name).forward(
@@ -191,10 +191,15 @@ def choose(
     return spec, resolve(spec, backend)
 
 
-def _in_the_way(out: Tensor, given: tuple[Tensor | None, ...]) -> bool:
-    """Whether writing to ``out`` would overwrite what is still to be read: all but one and the same tensor."""
+def _is_writable(out: Tensor, layout: str, given: tuple[Tensor | None, ...]) -> bool:
+    """Whether a kernel can write to ``out``: its memory is laid out so, and holds nothing that is still to be read.
+
+    One and the same tensor may be read and written.
+    """
+    if out.is_neg() or not is_arranged(out, layout):
+        return False
     begin, end = out.data_ptr(), out.data_ptr() + out.nbytes
-    return any(
+    return not any(
         t.data_ptr() < end and begin < t.data_ptr() + t.nbytes and (t.data_ptr(), t.nbytes) != (begin, out.nbytes)
         for t in given
         if t is not None

@@ -15,6 +15,7 @@ from groupnorm.ops.activation import activate
 from groupnorm.ops.backends import COMPOSED, compiled, resolve
 from groupnorm.ops.checks import (
     check_activation,
+    check_device,
     check_eps,
     check_groups,
     check_input,
@@ -74,14 +75,23 @@ def group_norm_backward(
 
 @group_norm.register_fake
 def _(x, weight, bias, groups, eps, activation, backend):  # type: ignore[no-untyped-def]
+    _check_devices(x, weight=weight, bias=bias)
     mean = x.new_empty((x.shape[0], groups), dtype=accumulation_dtype(x.dtype))
     return _empty_like(x), mean, torch.empty_like(mean)
 
 
 @group_norm_backward.register_fake
 def _(dy, x, weight, bias, mean, rstd, groups, eps, activation, backend):  # type: ignore[no-untyped-def]
+    _check_devices(x, dy=dy, weight=weight, bias=bias, mean=mean, rstd=rstd)
     dweight = x.new_empty(x.shape[1], dtype=mean.dtype)
     return _empty_like(x), dweight, torch.empty_like(dweight)
+
+
+def _check_devices(x: Tensor, **others: Tensor | None) -> None:
+    """Raise unless all are where ``x`` is: one on the meta device brings a call here, where nothing is computed."""
+    for name, tensor in others.items():
+        if tensor is not None:
+            check_device(name, tensor.device, x.device)
 
 
 def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor]) -> None:

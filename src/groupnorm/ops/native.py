@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, is_autocast_enabled
 from torch import group_norm as aten_group_norm
 from torch._C import _are_functorch_transforms_active
+from torch.compiler import is_compiling
 
 from groupnorm.ops.activation import activate, activation_gradient
 from groupnorm.ops.moments import map_moments, per_map
@@ -45,31 +46,24 @@ def group_norm(
             return group_norm(x, groups, weight, bias, eps, activation, statistics)
     if statistics is not None:
         return activate(_apply(x, *statistics, weight, bias).to(x.dtype), activation)
-    y = _aten_on_cpu(x, groups, weight, bias, eps) if device == "cpu" else _aten(x, groups, weight, bias, eps)
+    y = _aten(x, groups, weight, bias, eps)
     return y if activation is None else activate(y, activation)
 
 
 def _aten(x: Tensor, groups: int, weight: Tensor | None, bias: Tensor | None, eps: float) -> Tensor:
-    """ATen's group norm, which takes scale and shift of the dtype of ``x`` alone."""
-    dtype, wide = x.dtype, accumulation_dtype(x.dtype)
-    if any(p is not None and p.dtype != dtype for p in (weight, bias)):
-        x = x.to(wide)
-        weight, bias = (None if p is None else p.to(wide) for p in (weight, bias))
-    return aten_group_norm(x, groups, weight, bias, eps).to(dtype)
-
-
-def _aten_on_cpu(x: Tensor, groups: int, weight: Tensor | None, bias: Tensor | None, eps: float) -> Tensor:
     """ATen's group norm, called so that its statistics are as exact as those of float32 can be.
 
-    Its channels-last kernel computes the variance as E[x^2] - mean^2, which cancels, and keeps mean and rstd for the
-    backward pass in the dtype of scale and shift. So it gets contiguous inputs, and float32 parameters.
+    Its channels-last kernel computes the variance as E[x^2] - mean^2, which cancels, and so it gets contiguous inputs.
+    For the backward pass it keeps mean and rstd in the dtype of scale and shift, and so these are float32. Beside them
+    its eager CPU kernel takes an input of half precision; elsewhere the input has to be float32 too.
     """
     dtype, wide = x.dtype, accumulation_dtype(x.dtype)
-    transformed = _are_functorch_transforms_active()  # vmap hides the layout, and takes no parameters of another dtype
+    transformed = _are_functorch_transforms_active()  # vmap hides the layout
     if wide != dtype:
+        mixed = x.is_cpu and not transformed and not is_compiling()
         weight = torch.ones(x.shape[1], dtype=wide, device=x.device) if weight is None else weight.to(wide)
         bias = None if bias is None else bias.to(wide)
-        x = x.to(wide) if transformed else x
+        x = x if mixed else x.to(wide)
     y = aten_group_norm(x.contiguous(), groups, weight, bias, eps).to(dtype)
     return y if transformed else arranged(y, layout_of(x))
 
