@@ -1,5 +1,6 @@
 """The configuration is validated as a whole, before anything trains."""
 
+import inspect
 import pickle
 import shlex
 import sys
@@ -8,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from groupnorm.lab.compare import default_folder
+from groupnorm.lab.compare import compare, default_folder
 from groupnorm.lab.comparison import Comparison, ConfigurationError, plan
 from groupnorm.nn import replacements
 
@@ -216,3 +217,9 @@ def test_the_command_asks_for_the_same_configuration(tmp_path):
     assert seen.pop("out") == tmp_path
     again = Comparison(**{**seen, "device": "cpu"})
     assert again == comparison
+
+
+def test_a_notebook_completes_the_options_of_compare():
+    parameters = inspect.signature(compare).parameters
+    assert set(parameters) == {"out", "progress", *Comparison.model_fields}
+    assert parameters["seeds"].default == Comparison().seeds

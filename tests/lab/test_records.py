@@ -12,6 +12,7 @@ import torch
 
 from groupnorm.files import RunFolderError, write_atomically
 from groupnorm.lab.records import RunFolder
+from lab.synthetic import make_cell
 
 START = {"kind": "start", "cell": {}, "environment": {}, "time": 1.7e9}
 END = {"kind": "end", "status": "finished", "reason": ""}
@@ -248,3 +249,10 @@ def test_a_folder_that_cannot_be_written_is_named(tmp_path):
     ):
         with pytest.raises(RunFolderError, match="expected a writable folder with space"):
             action()
+
+
+def test_a_request_that_names_a_cell_twice_is_told(tmp_path):
+    cells = [make_cell("gn", 8, 0).model_dump(mode="json")] * 2
+    run = RunFolder(tmp_path)
+    with pytest.raises(RunFolderError, match="cell 1: it is cell 0 again; expected cells as this version"):
+        run.cells({"cells": cells})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 import re
 import shlex
@@ -56,6 +57,24 @@ def compare(*, out: Path | str | None = None, progress: bool = True, **options: 
     run = RunFolder(out if out is not None else default_folder(comparison))
     with run.lock():
         return _run(comparison, dataset, run, progress)
+
+
+def _signature() -> inspect.Signature:
+    """The options by name, which notebooks complete and ``help`` shows."""
+    own = list(inspect.signature(compare).parameters.values())[:-1]
+    named = [
+        inspect.Parameter(
+            name,
+            inspect.Parameter.KEYWORD_ONLY,
+            default=field.get_default(call_default_factory=True),
+            annotation=field.annotation,
+        )
+        for name, field in Comparison.model_fields.items()
+    ]
+    return inspect.Signature([*own, *named], return_annotation=Result)
+
+
+compare.__signature__ = _signature()  # type: ignore[attr-defined]
 
 
 def default_folder(comparison: Comparison) -> Path:

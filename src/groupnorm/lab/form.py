@@ -36,7 +36,8 @@ def cells_of(request: Mapping[str, Any]) -> list[Cell]:
     """
     if not isinstance(request.get("cells"), list):
         raise ValueError("it holds no list of cells")
-    found = []
+    found: list[Cell] = []
+    numbers: dict[str, int] = {}  # by identity
     for number, fields in enumerate(request["cells"]):
         try:
             found.append(Cell.model_validate(fields))
@@ -44,6 +45,8 @@ def cells_of(request: Mapping[str, Any]) -> list[Cell]:
             first = error.errors()[0]
             place = ".".join(str(part) for part in first["loc"])
             raise ValueError(f"cell {number}: {place + ': ' if place else ''}{first['msg']}") from None
+        if (same := numbers.setdefault(found[-1].id, number)) != number:
+            raise ValueError(f"cell {number}: it is cell {same} again")
     return found
 
 

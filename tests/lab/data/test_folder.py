@@ -212,8 +212,8 @@ def test_what_is_left_out_is_counted(folder):
     data = load(str(folder))
     assert len(data.train_images) == 8
     assert set(data.note.removeprefix("left out: ").split(", ")) == {
-        "2 .ipynb_checkpoints/", "1 .cache/", "2 *.gif", "1 *.txt", "1 files without an ending", "1 hidden images",
-        "1 images beside the class folders", "1 links to a folder above", "1 pipes or devices",
+        "2 .ipynb_checkpoints/", "1 .cache/", "2 *.gif", "1 *.txt", "1 file without an ending", "1 hidden image",
+        "1 image beside the class folders", "1 link to a folder above", "1 pipe or device",
     }  # fmt: skip
 
 

@@ -174,7 +174,18 @@ def _but(left: Counter[str]) -> str:
 
 
 def _counts(left: Counter[str]) -> str:
-    return some([f"{count:,} {what}" for what, count in left.most_common() if count])
+    counts = {what: count for what, count in left.most_common() if count}
+    return some([f"{count:,} {_ONE.get(what, what) if count == 1 else what}" for what, count in counts.items()])
+
+
+_ONE = {
+    "files without an ending": "file without an ending",
+    "hidden images": "hidden image",
+    "images beside the class folders": "image beside the class folders",
+    "links to a folder above": "link to a folder above",
+    "pipes or devices": "pipe or device",
+}
+"""What is left out, where it is one."""
 
 
 def _entries(folder: Path) -> list[os.DirEntry[str]]:
