@@ -1,5 +1,6 @@
 """``groupnorm convert``: plans and converted weights."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -95,6 +96,7 @@ def test_weights_go_through(tmp_path):
         (["torchvision:resnet18", "--input", "1,4,32,32"], "running sample_input through the model failed"),
         (["torchvision:resnet18", "--where", "layr1.*"], "did you mean 'layer1.*'"),
         (["torchvision:resnet18", "--checkpoint", "nowhere.pt"], "--checkpoint nowhere.pt is no file"),
+        (["torchvision:resnet18", "--out", "."], "--out . is a folder; expected a file: use --out weights.safetensors"),
         (["torchvision:resnet18", "--out", "nowhere/x.safetensors"], "make nowhere first"),
         (["nowhere:model"], "model 'nowhere:model' cannot be imported"),
     ],
@@ -206,3 +208,14 @@ def test_a_checkpoint_that_holds_state_dicts_is_told_with_a_remedy_for_the_file(
     assert found.exit_code == 2
     assert f"--checkpoint {tmp_path / 'y.pt'}: the checkpoint has" in found.output
     assert "write it with torch.save)" in found.output
+
+
+@pytest.mark.parametrize("name", ["x.safetensors", "x.pt"])
+def test_a_link_that_was_planted_is_not_followed(tmp_path, name):
+    """Whoever may write to the folder could guess the name of a temporary file."""
+    target = tmp_path / "kept"
+    target.write_text("kept")
+    (tmp_path / f".{name}.{os.getpid()}").symlink_to(target)
+    assert invoke("torchvision:resnet18", "--out", tmp_path / name).exit_code == 0
+    assert target.read_text() == "kept"
+    assert (tmp_path / name).is_file()

@@ -9,7 +9,7 @@ from torch import nn
 from torch.nn.utils import parametrize
 
 import groupnorm
-from groupnorm.conversion.calibrate import RIDGE
+from groupnorm.conversion.calibrate import RIDGE, Calibration
 from groupnorm.conversion.least_squares import ChannelFit
 from groupnorm.errors import ArgumentError, ConversionError
 from groupnorm.lab.data import load
@@ -599,3 +599,15 @@ def test_layers_that_the_data_do_not_reach_are_left():
     assert result.unexplained.keys() == {"0"}
     assert result.left.keys() == {"1", "2"}
     assert all(reason.endswith("the data do not reach it") for reason in result.left.values())
+
+
+def test_it_shows_itself_as_a_table():
+    result = Calibration({"layer.bn": 0.0523, "bn<1>": 0.5}, {"fc": "it is shared"})
+    assert repr(result).splitlines() == [
+        "2 norms fitted, 1 left as they are",
+        "  layer.bn  5.2 % unexplained",
+        "  bn<1>     50.0 % unexplained",
+        "  fc        left as it is: it is shared",
+    ]
+    assert '<td style="text-align: left">bn&lt;1&gt;</td>' in result._repr_html_()
+    assert repr(Calibration()) == "0 norms fitted, 0 left as they are"

@@ -523,24 +523,6 @@ def test_new_parameters_are_counted(spec, count):
     assert added == len({name for name, _ in without.named_parameters()} - names)
 
 
-def test_new_parameters_in_a_group_of_processes_are_a_warning():
-    from torch.testing._internal.distributed.fake_pg import FakeStore
-
-    torch.distributed.init_process_group("fake", rank=0, world_size=2, store=FakeStore())
-    try:
-        model = network()
-        optimizer = torch.optim.SGD(model.parameters(), 0.1)
-        with pytest.warns(
-            UserWarning, match="adds 2 parameters while 2 processes train together.*wrap it anew"
-        ) as caught:
-            groupnorm.convert_(model, "frn", optimizer=optimizer)
-        assert caught[0].filename == __file__
-        groupnorm.convert_(network(), "gn")
-        groupnorm.convert(network(), "frn")
-    finally:
-        torch.distributed.destroy_process_group()
-
-
 @pytest.mark.parametrize("spec", ["gn", "ln", "in"])
 def test_group_norms_are_made_with_a_backend(spec):
     new = groupnorm.convert(network(), spec, backend="native")
@@ -559,3 +541,37 @@ def test_group_norms_are_made_with_a_backend(spec):
     with pytest.raises(ArgumentError, match="unknown backend 'onnx'; expected one of: auto"):
         groupnorm.convert_(model, spec, backend="onnx")
     assert type(model[1]) is nn.BatchNorm2d
+
+
+GLOBAL = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8))
+CALLED = GLOBAL.forward
+
+
+def test_a_forward_that_names_the_original_as_a_variable_of_its_file_is_refused():
+    outer = nn.Sequential(GLOBAL)
+    outer.forward = lambda x: CALLED(x) * 2
+    with pytest.raises(ConversionError, match="has a forward that calls a module of the original"):
+        groupnorm.convert(outer, "gn")
+    outer.forward = lambda x: (lambda: CALLED(x) * 2)()
+    with pytest.raises(ConversionError, match="has a forward that calls a module of the original"):
+        groupnorm.convert(outer, "gn")
+
+
+def test_a_hook_that_holds_a_module_of_the_original_is_a_warning():
+    model = network()
+    model.register_forward_hook(lambda module, inputs, output, norm=model[1]: norm(inputs[0]))
+    with pytest.warns(UserWarning, match="_forward_hooks of the model hold a module of the original") as caught:
+        groupnorm.convert(model, "gn")
+    assert caught[0].filename == __file__
+    model = network()
+    model.register_forward_hook(lambda module, inputs, output: output)
+    model[1].register_forward_pre_hook(print)
+    groupnorm.convert(model, "gn")  # and no warning
+
+
+def test_one_is_one_in_words():
+    model = nn.Sequential(nn.BatchNorm2d(8), nn.BatchNorm2d(8))
+    plan = groupnorm.plan(model, "frn", where="0")
+    assert str(plan).endswith("1 more norm, not selected by where=")
+    assert "; 1 new parameter" in plan.summary
+    assert groupnorm.convert_(model, plan).notes[0].startswith("adds 1 parameter, which")

@@ -67,7 +67,9 @@ def test_parameters_buffers_and_children_added_by_hand_are_told_as_lost():
     assert "1 lose mask" in plan.summary
 
 
-@pytest.mark.parametrize(("old", "new"), [("bn", "bgn"), ("bgn", "bn"), ("bgn", "frn"), ("bgn:4", "bgn:2")])
+@pytest.mark.parametrize(
+    ("old", "new"), [("bn", "bgn"), ("bgn", "bn"), ("bgn", "frn"), ("bgn:4", "bgn:2"), ("frozen", "cn")]
+)
 def test_running_statistics_of_other_sets_are_lost_and_the_norm_works(old, new):
     model = nn.Sequential(groupnorm.norm_layer(old)(8))
     model(X)
@@ -77,7 +79,7 @@ def test_running_statistics_of_other_sets_are_lost_and_the_norm_works(old, new):
         assert converted(X).isfinite().all()
 
 
-@pytest.mark.parametrize(("old", "new"), [("bn", "brn"), ("brn", "bn"), ("bn", "frozen"), ("frozen", "cn")])
+@pytest.mark.parametrize(("old", "new"), [("bn", "brn"), ("brn", "bn"), ("bn", "frozen"), ("frozen", "brn")])
 def test_running_statistics_of_the_same_sets_are_kept(old, new):
     model = nn.Sequential(groupnorm.norm_layer(old)(8))
     model(X)
@@ -114,7 +116,7 @@ def test_an_attribute_called_activation_means_something_on_our_group_norm_alone(
 def test_the_class_of_batch_norm_is_that_of_the_layer_before(before, rank):
     model = nn.Sequential(*before, nn.GroupNorm(2, 8))
     row = groupnorm.plan(model, "bn").rows[0]
-    assert (row.rank, row.why) == (rank, "")
+    assert (row.rank, row.why) == (rank, "running statistics start at 0 and 1")
     kinds = {2: nn.BatchNorm1d, 3: nn.BatchNorm1d, 5: nn.BatchNorm3d}
     assert type(groupnorm.convert(model, "bn")[-1]) is kinds[rank]
 
@@ -165,3 +167,29 @@ def test_synchronising_by_a_conversion_keeps_an_activation_which_torchs_function
     model = groupnorm.convert(nn.Sequential(norms.BatchNormAct2d(8)), "brn").eval()
     assert groupnorm.convert(model, "syncbn")(X).min() == 0
     assert type(nn.SyncBatchNorm.convert_sync_batchnorm(model)[0]) is nn.SyncBatchNorm  # as docs/ecosystem.md tells
+
+
+@pytest.mark.parametrize("spec", ["cbn", "ws+cbn"])
+@pytest.mark.parametrize(
+    ("change", "why"),
+    [
+        (nn.utils.parametrizations.weight_norm, "is made of several parameters"),
+        (lambda layer: nn.ConvTranspose2d(8, 8, 3), "use another norm after a transposed convolution"),
+    ],
+    ids=["weight norm", "transposed"],
+)
+def test_a_norm_that_cannot_compute_with_the_layer_before_it_is_refused_in_the_plan(change, why, spec):
+    model = nn.Sequential(change(nn.Conv2d(8, 8, 3)), nn.BatchNorm2d(8))
+    row = groupnorm.plan(model, spec, sample_input=X)["1"]
+    assert row.action == "refuse"
+    assert why in row.why
+    with pytest.raises(ConversionError, match=f"- 1: .*{why}"):
+        groupnorm.convert_(model, spec, sample_input=X)
+
+
+def test_statistics_that_stay_what_they_are_are_lost_with_them():
+    model = nn.Sequential(nn.BatchNorm2d(8))
+    model[0].track_running_stats = False
+    assert groupnorm.plan(model, "bgn")["0"].lost == ("running statistics", "track_running_stats=False")
+    assert groupnorm.plan(model, "gn")["0"].lost == ("running statistics",)
+    assert groupnorm.plan(model, "brn")["0"].lost == ()

@@ -3,7 +3,10 @@
 import copy
 import functools
 import gc
+import weakref
 from collections import deque
+from dataclasses import dataclass
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -204,6 +207,21 @@ def default_of(norm):
     return lambda x, *, inner=norm: inner(x)
 
 
+@dataclass
+class Holder:
+    norm: object
+
+    def give(self):
+        return self.norm
+
+
+class Slotted:
+    __slots__ = ("norm",)
+
+    def __init__(self, norm):
+        self.norm = norm
+
+
 def nested_closure_of(norm):
     inner = closure_of(norm)
     return lambda x: inner(x)
@@ -225,6 +243,17 @@ def nested_closure_of(norm):
         default_of,
         nested_closure_of,
         lambda norm: functools.partial(closure_of(norm), 1),
+        lambda norm: SimpleNamespace(norm=norm),
+        lambda norm: Holder(norm),
+        lambda norm: Holder([Slotted(norm)]),
+        lambda norm: iter([norm]),
+        lambda norm: iter((norm,)),
+        lambda norm: enumerate([norm]),
+        lambda norm: (n for n in [norm]),
+        lambda norm: {"a": norm}.values(),
+        lambda norm: weakref.ref(norm),
+        lambda norm: weakref.WeakSet([norm]),
+        lambda norm: Holder(norm).give,
         lambda norm: functools.partial(print, key=norm),
     ],
 )

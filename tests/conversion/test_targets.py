@@ -19,6 +19,7 @@ TRACKING = [
     if row.make is not None and "running_var" in dict(row.make(8, row.resolve(8)).named_buffers())
 ]
 assert {"bn", "pn", "mabn", "cn", "frozen", "cbn"} <= set(TRACKING)
+X_OF_MODEL = torch.randn(8, 3, 10, 10)
 SAMPLE = {"cbn": torch.randn(4, 3, 10, 10)}
 
 
@@ -112,7 +113,8 @@ def test_a_batch_norm_that_evaluates_with_the_batch_loses_that_and_the_plan_says
     else:
         assert plan.rows[0].lost == ("evaluation with the statistics of the batch",)
         assert "1 lose evaluation with the statistics of the batch" in plan.summary
-    assert groupnorm.plan(network(), spec).rows[0].lost == (("running statistics",) if spec == "bgn" else ())
+    loses = spec in ("bgn", "cn", "pn")
+    assert groupnorm.plan(network(), spec).rows[0].lost == (("running statistics",) if loses else ())
 
 
 def test_a_batch_norm_of_torch_that_evaluates_with_the_batch_stays_one():
@@ -202,3 +204,52 @@ def test_a_group_norm_with_numbers_of_numpy_is_accelerated():
     assert groupnorm.Plan.from_json(plan.to_json()) == plan
     groupnorm.accelerate_(model)
     torch.testing.assert_close(model(X), expected)
+
+
+@pytest.mark.parametrize("spec", ["cn", "pn"])
+@pytest.mark.parametrize("way", ["convert", "load_state_dict", "load_checkpoint_"])
+def test_a_norm_that_normalises_before_its_statistics_does_not_take_those_of_batch_norm(spec, way):
+    model = trained(network())
+    if way == "convert":
+        assert groupnorm.plan(model, spec).rows[0].lost == ("running statistics",)
+        new = groupnorm.convert(model, spec)
+    else:
+        new = groupnorm.convert(network(), spec)
+        load = new.load_state_dict if way == "load_state_dict" else lambda state: groupnorm.load_checkpoint_(new, state)
+        load(model.state_dict())
+    assert torch.equal(new[1].running_mean, torch.zeros(8))
+    assert torch.equal(new[1].running_var, torch.ones(8))
+    assert new[1].num_batches_tracked == 0
+    assert (new.eval()(X_OF_MODEL) - copy.deepcopy(new).train()(X_OF_MODEL)).abs().max() < 1.5
+
+
+@pytest.mark.parametrize("spec", ["cn", "pn", "mabn", "sn"])
+@pytest.mark.parametrize("metadata", [True, False])
+def test_a_norm_gets_its_own_statistics_back(spec, metadata):
+    model = trained(groupnorm.convert(network(), spec))
+    state = model.state_dict() if metadata else dict(model.state_dict())
+    for load in (lambda new: new.load_state_dict(state), lambda new: groupnorm.load_checkpoint_(new, state)):
+        new = groupnorm.convert(network(), spec)
+        load(new)
+        for name, tensor in model.state_dict().items():
+            assert torch.equal(new.state_dict()[name], tensor), name
+        assert torch.equal(model.eval()(X_OF_MODEL), new.eval()(X_OF_MODEL))
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "starts"),
+    [
+        (lambda: nn.GroupNorm(2, 8), "bn", True),
+        (lambda: nn.GroupNorm(2, 8), "syncbn", True),
+        (lambda: nn.InstanceNorm2d(8), "bn", True),
+        (lambda: nn.BatchNorm2d(8), "cn", True),
+        (lambda: nn.InstanceNorm2d(8, track_running_stats=True), "bn", False),
+        (lambda: nn.BatchNorm2d(8), "brn", False),
+        (lambda: nn.SyncBatchNorm(8, track_running_stats=False), "bn", False),
+        (lambda: nn.BatchNorm2d(8), "gn", False),
+    ],
+)
+def test_running_statistics_that_start_anew_are_in_the_plan(old, new, starts):
+    plan = groupnorm.plan(network(old()), new)
+    assert ("running statistics start at 0 and 1" in plan.rows[0].why) == starts
+    assert ("; the running statistics of 1 start at 0 and 1" in plan.summary) == starts

@@ -105,3 +105,49 @@ def test_a_parameter_that_came_later_stays_and_comes_last():
     model[0].gain = nn.Parameter(torch.ones(1))
     report.undo()
     assert list(model[0]._parameters) == ["weight", "bias", "gain"]
+
+
+def parametrized():
+    """The first convolution has a parametrization already."""
+    model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 4, 3), nn.BatchNorm2d(4))
+    nn.utils.parametrizations.spectral_norm(model[0])
+    return model
+
+
+def test_a_weight_with_another_parametrization_is_as_before_after_an_undo():
+    model = parametrized().eval()
+    y, keys = model(X), list(model.state_dict())
+    report = groupnorm.convert_(model, "ws+gn", sample_input=X)
+    assert len(model[0].parametrizations.weight) == 2
+    assert len(model[3].parametrizations.weight) == 1
+    report.undo()
+    assert list(model.state_dict()) == keys
+    assert torch.equal(model(X), y)
+
+
+def test_a_parametrization_that_was_added_since_stops_an_undo_before_anything_is_changed():
+    model = parametrized()
+    report = groupnorm.convert_(model, "ws+gn", sample_input=X)
+    parametrize.register_parametrization(model[0], "weight", nn.Identity())
+    norm = model[1]
+    with pytest.raises(ConversionError, match="no longer the one that this conversion standardised"):
+        report.undo()
+    assert model[1] is norm
+
+
+def test_a_failure_after_a_weight_with_another_parametrization_leaves_the_model_as_it_was(monkeypatch):
+    model = parametrized().eval()
+    y, keys = model(X), list(model.state_dict())
+    module = sys.modules["groupnorm.conversion.convert"]
+    standardize = module.standardize_weight_
+
+    def fails_at_the_second(layer):
+        if layer is model[3]:
+            raise RuntimeError("no memory")
+        standardize(layer)
+
+    monkeypatch.setattr(module, "standardize_weight_", fails_at_the_second)
+    with pytest.raises(RuntimeError, match="no memory"):
+        groupnorm.convert_(model, "ws+gn", sample_input=X)
+    assert list(model.state_dict()) == keys
+    assert torch.equal(model(X), y)

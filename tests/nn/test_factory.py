@@ -181,3 +181,12 @@ def test_group_norms_come_with_a_backend(spec, activation):
     assert all(module.backend == "auto" for module in plain.modules() if isinstance(module, GroupNorm))
     with pytest.raises(UnknownNameError, match="unknown backend 'onnx'"):
         norm_layer(spec, backend="onnx")
+
+
+@pytest.mark.parametrize("channels", [16.0, "16", True, None])
+@pytest.mark.parametrize("spec", ["gn", "bn", "none", "ln"])
+def test_channels_that_are_no_integer_are_told(spec, channels):
+    with pytest.raises(ArgumentError, match=r"num_channels=.* expected an integer: use int\(...\)"):
+        norm_layer(spec)(channels)
+    with pytest.raises(ArgumentError, match="num_channels=0; expected at least 1"):
+        norm_layer(spec)(0)

@@ -268,3 +268,36 @@ def test_with_padding_zeros_the_output_of_a_constant_input_is_zero_inside():
     x = torch.ones(1, 4, 5, 5, dtype=torch.float64)
     torch.testing.assert_close(layer(x), torch.zeros(1, 6, 3, 3, dtype=torch.float64))
     assert F.conv2d(x, layer.parametrizations.weight.original).any()
+
+
+@pytest.mark.parametrize("fold", [True, False])
+@every_layer
+def test_parameters_come_back_in_the_order_they_had(make, shape, fold):
+    layer = make()
+    order = list(layer._parameters)
+    unstandardize_weight_(standardize_weight_(layer), fold=fold)
+    assert list(layer._parameters) == order
+    twin = copy.deepcopy(standardize_weight_(layer))
+    assert list(unstandardize_weight_(twin, fold=fold)._parameters) == order
+
+
+@pytest.mark.parametrize("first", [True, False])
+def test_other_parametrizations_stay_where_the_weight_is_not_folded(first):
+    layer = nn.Conv2d(4, 6, 3).eval()
+    spectral_norm(layer) if first else standardize_weight_(layer)
+    before = layer.weight.detach().clone()
+    standardize_weight_(layer) if first else spectral_norm(layer)
+    with pytest.raises(ArgumentError, match="remove the others first, or use fold=False"):
+        unstandardize_weight_(layer, fold=True)
+    assert unstandardize_weight_(layer, fold=False) is layer
+    assert not is_standardized(layer)
+    assert len(layer.parametrizations.weight) == 1
+    if first:
+        torch.testing.assert_close(layer.weight, before)
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning")
+@pytest.mark.parametrize("change", [nn.utils.weight_norm, nn.utils.spectral_norm])
+def test_a_weight_that_a_hook_computes_is_told(change):
+    with pytest.raises(ArgumentError, match="the weight of Conv2d is computed by a hook from other tensors"):
+        standardize_weight_(change(nn.Conv2d(4, 6, 3)))

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import inspect
 import io
-import os
-from contextlib import suppress
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Annotated, Any, cast
 
 import torch
@@ -181,9 +180,11 @@ def _load(path: Path) -> dict[str, Any]:
 
 def _check_out(path: Path) -> None:
     """Raise where weights could not be written, before anything is computed."""
+    if path.is_dir():
+        raise ArgumentError(f"--out {path} is a folder; expected a file: use --out {path / 'weights.safetensors'}")
     if path.suffix not in (".safetensors", ".pt", ".pth"):
         raise ArgumentError(f"--out {path}; expected a name that ends with .safetensors, or .pt for a state dict")
-    if not path.parent.is_dir() or path.is_dir():
+    if not path.parent.is_dir():
         raise ArgumentError(f"--out {path}; expected a file in a folder that exists: make {path.parent} first")
 
 
@@ -195,20 +196,18 @@ def _save(model: nn.Module, path: Path) -> None:
             f"--out {path} cannot hold {others[0]}, a {type(state[others[0]]).__name__}, for safetensors has tensors "
             f"alone; expected another format: use --out {path.with_suffix('.pt')}"
         )
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        if path.suffix == ".safetensors":
-            save_model(model, str(partial))
-        else:
-            content = io.BytesIO()  # not into the file: torch hides what the system says
-            torch.save(state, content)
-            partial.write_bytes(content.getbuffer())
-        partial.replace(path)
+        with TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as folder:  # of this call alone
+            partial = Path(folder) / path.name
+            if path.suffix == ".safetensors":
+                save_model(model, str(partial))
+            else:
+                content = io.BytesIO()  # not into the file: torch hides what the system says
+                torch.save(state, content)
+                partial.write_bytes(content.getbuffer())
+            partial.replace(path)
     except (OSError, SafetensorError) as error:
         raise ArgumentError(
             f"--out {path} cannot be written: {error}; expected a folder to write in, with space: free some, or choose "
             f"another --out"
         ) from error
-    finally:
-        with suppress(OSError):
-            partial.unlink(missing_ok=True)

@@ -24,6 +24,7 @@ from groupnorm.conversion.rules import Facts, facts
 from groupnorm.errors import ArgumentError, ConversionError
 from groupnorm.nn.base import SampleNorm
 from groupnorm.nn.group_norm import GroupNorm
+from groupnorm.tables import count_of, html_table
 
 _NOT_REACHED = "no call of it in one network has a call in the other: the data do not reach it"
 
@@ -31,7 +32,7 @@ RIDGE = 1e-3
 """Pull of a linear layer to its weights, relative to the mean square of its inputs."""
 
 
-@dataclass
+@dataclass(repr=False)
 class Calibration:
     """What :func:`calibrate_` did.
 
@@ -47,6 +48,22 @@ class Calibration:
     unexplained: dict[str, float] = field(default_factory=dict)
     left: dict[str, str] = field(default_factory=dict)
     _before: list[tuple[Tensor, Tensor]] = field(default_factory=list, repr=False)
+
+    @property
+    def _rows(self) -> list[tuple[str, str]]:
+        fitted = [(path, f"{100 * share:.1f} % unexplained") for path, share in self.unexplained.items()]
+        return fitted + [(path, f"left as it is: {why}") for path, why in self.left.items()]
+
+    @property
+    def _title(self) -> str:
+        return f"{count_of(len(self.unexplained), 'norm')} fitted, {len(self.left)} left as they are"
+
+    def __repr__(self) -> str:
+        width = max((len(path) for path, _ in self._rows), default=0)
+        return "\n".join([self._title, *(f"  {path:<{width}}  {text}" for path, text in self._rows)])
+
+    def _repr_html_(self) -> str:
+        return html_table(self._title, ("path", "outcome"), self._rows)
 
     @torch.no_grad()
     def undo(self) -> None:

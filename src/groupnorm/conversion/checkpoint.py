@@ -17,6 +17,10 @@ from groupnorm.conversion.keys import name_of, parent_of, remedy, renamed_keys, 
 from groupnorm.conversion.probe import known_facts
 from groupnorm.conversion.snapshot import Snapshot, allocate_, tensors_of
 from groupnorm.errors import ArgumentError, ConversionError, GroupNormError
+from groupnorm.nn.continual_norm import ContinualNorm
+
+_VERSIONS = (_NormBase._version, ContinualNorm._version)
+"""Of norms with running statistics."""
 
 
 @dataclass(frozen=True, repr=False)
@@ -108,11 +112,12 @@ def _fill_ties(state: dict[str, Any], tensors: Mapping[str, Tensor], own: Collec
 def _metadata(
     checkpoint: Mapping[str, Any], modules: Mapping[str, nn.Module], norms: Collection[str]
 ) -> dict[str, dict[str, Any]]:
-    """The versions in the checkpoint, but for batch norms: one of another norm would be taken for an old batch norm."""
+    """The versions in the checkpoint; that of a norm without running statistics would mean an old batch norm."""
     found = {path: dict(facts) for path, facts in getattr(checkpoint, "_metadata", {}).items()}
     for path in norms:
-        if isinstance(modules[path], _NormBase) and modules[path]._version == _NormBase._version:
-            found[path] = {**found.get(path, {}), "version": _NormBase._version}
+        own, version = modules[path]._version, found.get(path, {}).get("version") or 0
+        if isinstance(modules[path], _NormBase) and own in _VERSIONS and version not in _VERSIONS:
+            found[path] = {**found.get(path, {}), "version": own}
     return found
 
 

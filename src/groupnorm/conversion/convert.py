@@ -9,11 +9,12 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import torch
-import torch.distributed as dist
 from torch import nn
+from torch.nn.utils import parametrize
 
 from groupnorm.conversion.agreement import agree_
 from groupnorm.conversion.groups import Groups
+from groupnorm.conversion.parallel import unnoticed
 from groupnorm.conversion.plan import Plan, Row
 from groupnorm.conversion.planning import look, plan
 from groupnorm.conversion.probe import Seen
@@ -29,6 +30,7 @@ from groupnorm.nn.factory import parse
 from groupnorm.nn.weight_standardization import is_standardized, standardize_weight_, unstandardize_weight_
 from groupnorm.nn.wiring import NeedsConvolution
 from groupnorm.ops.backends import check_name
+from groupnorm.tables import count_of
 
 Model = TypeVar("Model", bound=nn.Module)
 Optimizers = torch.optim.Optimizer | Iterable[torch.optim.Optimizer] | None
@@ -71,6 +73,8 @@ def convert(
     """
     made = _planned(model, to, groups, where, sample_input)
     twin = _copy(model)
+    for note in _hooks_of(model, twin):
+        warnings.warn(note, stacklevel=2)
     if made.rows and made.rows[0].path == "" and made.rows[0].action == "replace":
         holder = nn.Sequential(twin)
         report = _convert(holder, Plan(made.to, [_moved(row, "0") for row in made.rows]), sample_input, None, backend)
@@ -118,17 +122,14 @@ def convert_(
         >>> report = groupnorm.convert_(model, "ws+gn", sample_input=images, optimizer=optimizer)
         >>> report.undo()
     """
+    parameters, buffers = list(model.parameters()), list(model.buffers())
     report = _convert(model, _planned(model, to, groups, where, sample_input), sample_input, optimizer, backend)
-    if added := sum(len(row.added) for row in report.replaced):
-        if optimizer is None:
-            report.notes.append(f"adds {added} parameters, which no optimizer of before trains: pass optimizer=")
-        if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
-            warnings.warn(
-                f"adds {added} parameters while {dist.get_world_size()} processes train together; where the model is "
-                f"within DistributedDataParallel already, their gradients are not averaged, and the processes drift "
-                f"apart: convert before it is wrapped, or wrap it anew",
-                stacklevel=2,
-            )
+    if optimizer is None and (added := sum(len(row.added) for row in report.replaced)):
+        report.notes.append(
+            f"adds {count_of(added, 'parameter')}, which no optimizer of before trains: pass optimizer="
+        )
+    if reason := unnoticed(model, parameters, buffers):
+        warnings.warn(reason, stacklevel=2)
     return report
 
 
@@ -145,11 +146,12 @@ def _convert(model: nn.Module, made: Plan, sample_input: Any, optimizer: Optimiz
             NothingConvertedWarning,
             stacklevel=3,  # whoever called convert() or convert_()
         )
-    report = Report(made, still_held(model, [found[row.path].module for row in rows]))
+    report = Report(made)
     optimizers = [optimizer] if isinstance(optimizer, torch.optim.Optimizer) else list(optimizer or ())
     try:
         for row in rows:
             _carry_out(row, found, seen[found[row.path].module], optimizers, report, backend)
+        report.notes[:0] = still_held(model, [found[row.path].module for row in rows])
     except BaseException:
         for step in reversed(report._undo):
             step()
@@ -195,23 +197,32 @@ def _carry_out(
             f"{row.path} has new parameters {strays}, and no optimizer has any of the old norm: use add_param_group()"
         )
     if row.standardized and not is_standardized(layer := found[row.standardized].module):  # one may stand before two
-        report._undo.append(_Unstandardize(layer, tuple(layer._parameters)))
+        report._undo.append(_Unstandardize(layer, _steps(layer) + 1))
         standardize_weight_(layer)
+
+
+def _steps(layer: nn.Module) -> int:
+    """How many parametrizations the weight of a layer has."""
+    if not parametrize.is_parametrized(layer, "weight"):
+        return 0
+    return len(layer.parametrizations.weight)  # type: ignore[union-attr,arg-type]
 
 
 @dataclass(frozen=True)
 class _Unstandardize:
-    """The way back from a standardised weight, to parameters in the order that they had.
+    """The way back from a standardised weight.
 
-    State dicts of optimizers go by the order.
+    Attributes:
+        layer: whose weight it is.
+        steps: parametrizations that the conversion left it with.
     """
 
     layer: nn.Module
-    order: tuple[str, ...]
+    steps: int
 
     def check(self) -> None:
         """Raise where it is standardised no longer, or more was added since."""
-        if not is_standardized(self.layer) or len(self.layer.parametrizations.weight) > 1:  # type: ignore
+        if not is_standardized(self.layer) or _steps(self.layer) != self.steps:
             raise ConversionError(
                 f"the weight of {self.layer} is no longer the one that this conversion standardised; expected the "
                 f"modules as it left them: undo first what was done to it later"
@@ -220,15 +231,24 @@ class _Unstandardize:
     def __call__(self) -> None:
         if is_standardized(self.layer):  # not where that failed
             unstandardize_weight_(self.layer, fold=False)
-        parameters = self.layer._parameters
-        for name in [*self.order, *(name for name in parameters if name not in self.order)]:
-            parameters[name] = parameters.pop(name)
 
 
 def still_held(model: nn.Module, olds: list[nn.Module]) -> list[str]:
     """A note for each attribute of the model that holds a norm which was replaced."""
     return [
         f"{name} still holds a norm that was replaced, and is no child: set it anew" for name in references(model, olds)
+    ]
+
+
+def _hooks_of(model: nn.Module, twin: nn.Module) -> list[str]:
+    """A note for each module of a copy with a hook that refers to the original, since functions are not copied."""
+    originals = set(model.modules())
+    return [
+        f"{name} of {path or 'the model'} hold a module of the original, and may run or change it: register them anew "
+        f"on the copy"
+        for path, module in twin.named_modules()
+        for name, hooks in vars(module).items()
+        if "_hooks" in name and hooks and not originals.isdisjoint(held_by(hooks))
     ]
 
 

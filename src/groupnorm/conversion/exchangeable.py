@@ -55,7 +55,7 @@ def unfit(old: nn.Module, facts: Facts, target: Norm, number: int | None, seen: 
         path: of the norm.
     """
     if target.spec == "frozen" and not (
-        _has_statistics(old) and keeps_statistics(old, facts, _new(target, number, facts))
+        _has_statistics(old) and keeps_statistics(old, facts, target, _new(target, number, facts))
     ):
         first = "syncbn" if uses_batch(old) else "bn"  # "bn" would leave a batch norm without statistics as it is
         return (
@@ -63,7 +63,11 @@ def unfit(old: nn.Module, facts: Facts, target: Norm, number: int | None, seen: 
             f"frozen would use 0 and 1: convert to {first!r}, call recompute_statistics_(model, data), then convert to "
             f"'frozen'"
         )
-    return _misfit(facts, seen) or _single(facts, target, number, seen, path)
+    return (
+        _misfit(facts, seen)
+        or _unattachable(facts, target, number, seen.before)
+        or _single(facts, target, number, seen, path)
+    )
 
 
 def _misfit(facts: Facts, seen: Seen) -> str:
@@ -79,6 +83,17 @@ def _misfit(facts: Facts, seen: Seen) -> str:
                 f"it receives {shape}, and has {facts.channels} channels; expected (N, {facts.channels}, *): mend the "
                 f"layer before it, or leave it out with where="
             )
+    return ""
+
+
+def _unattachable(facts: Facts, target: Norm, number: int | None, before: nn.Module | None) -> str:
+    """Why the new norm cannot compute with the weight of the layer before it; "" where it can, or needs none."""
+    new = make(target, number, facts, affine=False, device="meta")
+    if before is not None and isinstance(new, NeedsConvolution):
+        try:
+            new.attach(before)
+        except ArgumentError as error:
+            return str(error)
     return ""
 
 
@@ -135,8 +150,10 @@ def lost(old: nn.Module, facts: Facts, target: Norm, number: int | None) -> tupl
     """What the norm of ``target`` cannot keep of ``old``."""
     found = []
     new = _new(target, number, facts)
-    if _has_statistics(old) and not keeps_statistics(old, facts, new):
+    if _has_statistics(old) and not keeps_statistics(old, facts, target, new):
         found.append("running statistics")
+        if _has_statistics(new) and not getattr(old, "track_running_stats", True):  # new ones would never move
+            found.append("track_running_stats=False")
     if uses_batch(old) and _has_statistics(new) and target.spec != "bn":
         found.append("evaluation with the statistics of the batch")
     of_a_norm = {"weight", "bias", *RUNNING, *facts.after}
@@ -146,6 +163,13 @@ def lost(old: nn.Module, facts: Facts, target: Norm, number: int | None) -> tupl
         parametrized = old.parametrizations.keys()  # type: ignore[operator,union-attr]
         found += [f"parametrization of {name}" for name in parametrized if name not in ("weight", "bias")]
     return (*found, "its own activation") if facts.activation == "own" else tuple(found)
+
+
+def starts_statistics(old: nn.Module, facts: Facts, target: Norm, number: int | None) -> bool:
+    """Whether the norm of ``target`` has running statistics that begin at 0 and 1."""
+    new = _new(target, number, facts)
+    without = target.spec == "bn" and uses_batch(old)  # it stays without
+    return _has_statistics(new) and not without and not keeps_statistics(old, facts, target, new)
 
 
 def added(old: nn.Module, facts: Facts, target: Norm, number: int | None) -> tuple[str, ...]:

@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Literal
 
 from groupnorm.errors import ArgumentError
-from groupnorm.tables import html_table
+from groupnorm.tables import count_of, html_table
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -18,6 +18,7 @@ _SPEC = re.compile(r"(ws\+)?([a-z0-9-]+)(:c?[0-9]+)?")
 
 NOT_SELECTED = "not selected by where="
 TOO_SMALL = "cannot train on batches as small as sample_input"
+STARTS = "running statistics start at 0 and 1"
 
 Action = Literal["replace", "skip", "refuse"]
 
@@ -128,11 +129,12 @@ class Plan:
         )
         lost = Counter(name for row in replaced for name in row.lost)
         added = sum(len(row.added) for row in replaced)
-        small = sum(TOO_SMALL in row.why for row in replaced)
+        small, start = (sum(text in row.why for row in replaced) for text in (TOO_SMALL, STARTS))
         return (
             ", ".join(parts)
             + "".join(f"; {count} lose {name}" for name, count in lost.items())
-            + f"; {added} new parameters" * bool(added)
+            + f"; {count_of(added, 'new parameter')}" * bool(added)
+            + f"; the {STARTS.replace('start', f'of {start} start')}" * bool(start)
             + f"; {small} {TOO_SMALL}" * bool(small)
         )
 
@@ -164,7 +166,7 @@ class Plan:
         """The plan without the rows that where= leaves out, and a line that counts them."""
         kept = [row for row in self.rows if (row.action, row.why) != ("skip", NOT_SELECTED)]
         left = len(self.rows) - len(kept)
-        return Plan(self.to, kept), f"{left} more norms, {NOT_SELECTED}" if left else ""
+        return Plan(self.to, kept), f"{count_of(left, 'more norm')}, {NOT_SELECTED}" if left else ""
 
     def __str__(self) -> str:
         plan, more = self._folded()

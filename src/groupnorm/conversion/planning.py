@@ -7,9 +7,18 @@ from typing import Any
 
 from torch import nn
 
-from groupnorm.conversion.exchangeable import added, describe, groups_of, known, lost, unfit, untrainable
+from groupnorm.conversion.exchangeable import (
+    added,
+    describe,
+    groups_of,
+    known,
+    lost,
+    starts_statistics,
+    unfit,
+    untrainable,
+)
 from groupnorm.conversion.groups import Groups, check_groups, resolve_at
-from groupnorm.conversion.plan import NOT_SELECTED, TOO_SMALL, Plan, Row
+from groupnorm.conversion.plan import NOT_SELECTED, STARTS, TOO_SMALL, Plan, Row
 from groupnorm.conversion.probe import Seen, probe
 from groupnorm.conversion.rules import Facts
 from groupnorm.conversion.selection import Where, check_fits_some, checked, selects
@@ -18,8 +27,8 @@ from groupnorm.conversion.wrapped import check_bare
 from groupnorm.errors import ArgumentError, ConversionError, SingleElementError
 from groupnorm.nn.factory import Spec, parse
 from groupnorm.nn.norm import Norm
-from groupnorm.nn.weight_standardization import is_standardized
-from groupnorm.nn.wiring import NeedsConvolution, check_weight
+from groupnorm.nn.weight_standardization import check_standardizable, is_standardized
+from groupnorm.nn.wiring import NeedsConvolution
 
 
 def plan(
@@ -83,7 +92,9 @@ def plan(
         if row.action == "replace" and isinstance(what, Facts):
             row.lost = lost(site.module, what, spec.row, row.number)
             row.added = added(site.module, what, spec.row, row.number)
-            row.why = "; ".join(filter(None, (row.why, remark(what, spec.row, row.number, seen[site.module]))))
+            starts = STARTS if starts_statistics(site.module, what, spec.row, row.number) else ""
+            small = remark(what, spec.row, row.number, seen[site.module])
+            row.why = "; ".join(filter(None, (row.why, starts, small)))
         rows.append(row)
     return Plan(to, rows)
 
@@ -182,7 +193,7 @@ def not_standardizable(layer: nn.Module | None) -> str:
     if is_standardized(layer):
         return "the weight before it is standardised already"
     try:
-        check_weight(layer)
+        check_standardizable(layer)
     except (ArgumentError, SingleElementError) as error:
         return str(error)
     return ""

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import weakref
-from collections import UserDict, deque
 from collections.abc import Callable, Collection, Iterable
-from functools import partial
-from types import CellType, FunctionType, MethodType
+from types import BuiltinFunctionType, CodeType, FrameType, FunctionType, ModuleType
 from typing import Any
 
 import torch
@@ -172,21 +171,26 @@ def _regroup(group: dict[str, Any], parameters: Collection[tuple[Tensor, str]]) 
 
 
 def references(model: nn.Module, modules: Collection[nn.Module]) -> list[str]:
-    """Attributes of the model's modules that hold one of ``modules`` other than as a child: lists, functions.
+    """Attributes of the model's modules that hold one of ``modules`` other than as a child: lists, functions, objects.
 
     An exchange does not reach them.
     """
     wanted = set(modules)
-    return [
-        f"{path}.{name}".lstrip(".")
+    hold: dict[int, bool] = {}  # by id: modules of one network often share an object, such as its configuration
+    attributes = [
+        (f"{path}.{name}".lstrip("."), value)
         for path, parent in model.named_modules()
         for name, value in vars(parent).items()
-        if name != "_modules" and any(module in wanted for module in held_by(value))
+        if name != "_modules"
     ]
+    for _, value in attributes:
+        if id(value) not in hold:
+            hold[id(value)] = not wanted.isdisjoint(held_by(value))
+    return [name for name, value in attributes if hold[id(value)]]
 
 
 def held_by(value: Any) -> list[nn.Module]:
-    """The modules that a value holds: itself, or within containers, bound methods and the closures of functions."""
+    """The modules that a value holds: itself, or within containers, objects, and what functions refer to."""
     found, left = [], [value]
     seen = {id(value): value}  # the values are held, so that no id is used again
     while left:
@@ -202,26 +206,23 @@ def held_by(value: Any) -> list[nn.Module]:
 
 
 def _inside(value: Any) -> Iterable[Any]:
-    """What a container or function holds."""
-    if isinstance(value, (dict, UserDict)):
-        return [*value.keys(), *value.values()]
-    if isinstance(value, (list, tuple, set, frozenset, deque)):
-        return value
-    if isinstance(value, MethodType):
-        return [value.__self__]
-    if isinstance(value, partial):
-        return [value.func, value.args, value.keywords]
+    """What an object refers to: all that the garbage collector sees, but what leads to the whole process."""
+    if isinstance(value, weakref.ref):
+        return [value()]
     if isinstance(value, FunctionType):
-        return [value.__defaults__, value.__kwdefaults__, *(_content(cell) for cell in value.__closure__ or ())]
-    return ()
+        return [value.__closure__, value.__defaults__, value.__kwdefaults__, value.__dict__, *_globals_of(value)]
+    if isinstance(value, (type, ModuleType, FrameType, BuiltinFunctionType, Tensor)):
+        return ()
+    return gc.get_referents(value)
 
 
-def _content(cell: CellType) -> Any:
-    """What a variable of a closure holds; None where it is not set yet."""
-    try:
-        return cell.cell_contents
-    except ValueError:
-        return None
+def _globals_of(function: FunctionType) -> list[Any]:
+    """The variables of its file that a function names."""
+    names, codes = set[str](), [function.__code__]
+    for code in codes:  # those within it too
+        names.update(code.co_names)
+        codes += [constant for constant in code.co_consts if isinstance(constant, CodeType)]
+    return [function.__globals__[name] for name in names if name in function.__globals__]
 
 
 def _put(site: Site, module: nn.Module) -> None:

@@ -45,7 +45,7 @@ def build(
     new = make(row, number, known, weight is not None, rank, **place)
     for name in ("weight", "bias"):
         _move(old, new, name, known.frozen)
-    if keeps_statistics(old, known, new):
+    if keeps_statistics(old, known, row, new):
         names = RUNNING[:2] if row.restarts else RUNNING
         new._buffers.update({name: tensor for name in names if (tensor := old._buffers.get(name)) is not None})
         if hasattr(old, "track_running_stats") and hasattr(new, "track_running_stats"):
@@ -85,9 +85,9 @@ def internal(old: nn.Module, known: Facts) -> frozenset[str] | None:
     return frozenset(vars(new)) if isinstance(old, type(new)) else None
 
 
-def keeps_statistics(old: nn.Module, known: Facts, new: nn.Module) -> bool:
-    """Whether the running statistics of ``old`` are those of batch norm, and of the shapes that ``new`` has them in."""
-    return not CATALOG[known.spec].own_statistics and _shapes(old) == _shapes(new)
+def keeps_statistics(old: nn.Module, known: Facts, row: Norm, new: nn.Module) -> bool:
+    """Whether ``new``, of ``row``, has running statistics of the same quantity as ``old`` and of the same shapes."""
+    return not (CATALOG[known.spec].own_statistics or row.prenormalizes) and _shapes(old) == _shapes(new)
 
 
 def uses_batch(norm: nn.Module) -> bool:

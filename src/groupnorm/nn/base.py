@@ -219,6 +219,13 @@ def load_zeros(norm: nn.Module, state_dict: dict[str, Any], prefix: str, names: 
                 state_dict[f"{prefix}{name}"] = torch.zeros_like(buffer, device=running.device)
 
 
+def load_initial_statistics(state_dict: dict[str, Any], prefix: str) -> None:
+    """Exchange the running statistics in a state dict for those that a new norm has."""
+    for name, value in (("running_mean", 0), ("running_var", 1), ("num_batches_tracked", 0)):
+        if (tensor := state_dict.get(f"{prefix}{name}")) is not None:
+            state_dict[f"{prefix}{name}"] = torch.full_like(tensor, value)
+
+
 def refuse_recomputation(norm: nn.Module) -> None:
     """Raise when a backward pass runs the forward pass again, as gradient checkpointing does.
 

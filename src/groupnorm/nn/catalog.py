@@ -238,7 +238,7 @@ CATALOG: dict[str, Norm] = {
             shares="mean square",
             note=", running after the warm-up",
             own_statistics=True,
-            restarts=True,
+            prenormalizes=True,
         ),
         Norm(
             "rms",
@@ -332,6 +332,7 @@ CATALOG: dict[str, Norm] = {
             number="groups",
             note="; one after the other",
             own_statistics=True,
+            prenormalizes=True,
         ),
         Norm(
             "lrn",

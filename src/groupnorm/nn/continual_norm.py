@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
+from torch.nn.modules.batchnorm import _BatchNorm
 
-from groupnorm.nn.base import BatchTypeNorm, check_count
+from groupnorm.nn.base import BatchTypeNorm, check_count, load_initial_statistics
 from groupnorm.ops.checks import check_group_elements, check_groups
 from groupnorm.ops.moments import map_moments, per_map, pool
 from groupnorm.sets import group_set
@@ -21,6 +24,10 @@ class ContinualNorm(BatchTypeNorm):
     batch. Only the second step has a scale and a shift. Running statistics are kept of the batch norm, so of
     :math:`\dot x`; evaluation uses them there, and the sample's own in the group norm. Batch-channel norm takes the two
     steps in the opposite order.
+
+    The state_dict has the keys of batch norm's. One of another norm starts the running statistics anew, since they are
+    of something else. It is known by its metadata, which a file of safetensors does not keep: load such a file into the
+    network that it is of, and convert that.
 
     Args:
         num_features: number of channels ``C`` of the input.
@@ -44,6 +51,8 @@ class ContinualNorm(BatchTypeNorm):
     Source: Pham, Liu & Hoi 2022 (arXiv:2203.16102).
     """
 
+    _version = 3  # that of norms with running statistics of the input is 2
+
     def __init__(
         self,
         num_features: int,
@@ -60,6 +69,11 @@ class ContinualNorm(BatchTypeNorm):
         super().__init__(num_features, eps, momentum, affine, device=device, dtype=dtype)
         self.num_groups = num_groups
         self._groups = group_set(num_groups)
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, metadata: Any, *rest: Any) -> None:
+        if metadata.get("version") == _BatchNorm._version:
+            load_initial_statistics(state_dict, prefix)
+        super()._load_from_state_dict(state_dict, prefix, metadata, *rest)
 
     def normalize_batch(self, x: Tensor) -> Tensor:
         check_group_elements(x.shape, self.num_groups)

@@ -13,6 +13,7 @@ from torch import nn
 
 from groupnorm.errors import ArgumentError, DivisibilityError, UnknownNameError
 from groupnorm.nn.activation import ACTIVATION_MODULES
+from groupnorm.nn.base import check_count
 from groupnorm.nn.catalog import CATALOG
 from groupnorm.nn.group_norm import GroupNorm
 from groupnorm.nn.norm import Norm
@@ -44,7 +45,8 @@ def norm_layer(spec: str, *, activation: str | None = None, backend: str | None 
     Raises:
         UnknownNameError: an unknown spec or backend; lists the known ones and the nearest match.
         DivisibilityError: when the factory is called with channels that do not divide into the groups asked for.
-        ArgumentError: a timm model expects an activation from the layer and none was named.
+        ArgumentError: when the factory is called with channels that are no integer of at least 1; or a timm model
+            expects an activation from the layer and none was named.
 
     Example::
 
@@ -153,6 +155,7 @@ def _build_with_activation(
 
 
 def _plain(num_channels: int, spec: str, backend: str | None = None, **kwargs: Any) -> nn.Module:
+    check_count("num_channels", num_channels)
     parsed = parse(spec)
     number = parsed.number
     if parsed.by_size and number is not None:

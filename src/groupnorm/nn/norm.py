@@ -48,6 +48,8 @@ class Norm:
         note: what the sets do not tell.
         own_statistics: its running statistics are not those that batch norm would evaluate with: they are of something
             else, or evaluation computes something else with them.
+        prenormalizes: its running statistics are of an input that it has normalised itself before, so that those of
+            another norm are of no use to it.
         restarts: the schedule begins anew with statistics of another norm, as :meth:`torch.nn.Module.load_state_dict`
             of the layer has it, whatever the count of batches.
         activates: the norm contains its activation, and takes ``activation=False`` to leave it out.
@@ -67,6 +69,7 @@ class Norm:
     shares: str = "mean and variance"
     note: str = ""
     own_statistics: bool = False
+    prenormalizes: bool = False
     restarts: bool = False
     activates: bool = False
     in_all: bool = True

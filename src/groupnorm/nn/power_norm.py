@@ -9,7 +9,16 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from groupnorm.errors import ArgumentError, SingleElementError
-from groupnorm.nn.base import BatchTypeNorm, check_count, check_fraction, load_zeros, move, refuse_recomputation, upcast
+from groupnorm.nn.base import (
+    BatchTypeNorm,
+    check_count,
+    check_fraction,
+    load_initial_statistics,
+    load_zeros,
+    move,
+    refuse_recomputation,
+    upcast,
+)
 from groupnorm.ops.checks import check_groups, check_integer
 from groupnorm.ops.moments import second_moment
 from groupnorm.ops.reference import per_channel
@@ -35,7 +44,8 @@ class PowerNorm(BatchTypeNorm):
               \nu_c \leftarrow \nu_c + m\,\mathrm{mean}_B(g' z)
 
     Until ``warmup_steps`` it is :math:`\psi^2_B` that divides in the forward pass, as in batch norm. ``nu`` is part of
-    the state_dict; one of batch norm loads too, and starts the warm-up. A gradient that is not finite, as of a step
+    the state_dict. One of another norm loads too, and starts the warm-up and the running statistics anew, for they are
+    those of ``u``. A gradient that is not finite, as of a step
     that overflows in float16, does not enter ``nu``.
 
     Args:
@@ -143,7 +153,9 @@ class PowerNorm(BatchTypeNorm):
         return scale, batch_scale
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *rest: Any) -> None:
-        load_zeros(self, state_dict, prefix, ("nu", "num_batches_tracked"))  # of batch norm: the warm-up starts
+        if f"{prefix}nu" not in state_dict:  # of another norm
+            load_initial_statistics(state_dict, prefix)
+        load_zeros(self, state_dict, prefix, ("nu", "num_batches_tracked"))
         super()._load_from_state_dict(state_dict, prefix, *rest)
 
     def extra_repr(self) -> str:

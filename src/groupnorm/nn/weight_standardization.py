@@ -42,6 +42,8 @@ class WeightStandardization(nn.Module):
     Source: Qiao et al. 2019 (arXiv:1903.10520), eqs. 4-6.
     """
 
+    _order: tuple[str, ...] = ()  # of the parameters of the layer before it was standardised
+
     def __init__(self, eps: float = 1e-5, out_axis: int = 0) -> None:
         super().__init__()
         check_eps(eps)
@@ -69,8 +71,9 @@ def standardize_weight_(module: nn.Module, eps: float = 1e-5) -> nn.Module:
         ``module``.
 
     Raises:
-        ArgumentError: ``eps`` cannot be, or ``module`` has no weight of at least two axes, is standardised already, or
-            is a transposed convolution with groups, whose weight has no axis of output channels.
+        ArgumentError: ``eps`` cannot be, or ``module`` has no weight of at least two axes, is standardised already, is
+            a transposed convolution with groups, whose weight has no axis of output channels, or has a weight that a
+            hook computes.
         SingleElementError: each output channel has one weight, which standardised is 0.
     """
     check_standardizable(module)
@@ -79,12 +82,20 @@ def standardize_weight_(module: nn.Module, eps: float = 1e-5) -> nn.Module:
             f"{module} is standardised already; expected a plain weight: use unstandardize_weight_() first"
         )
     _leave_shared_class(module)
-    parametrize.register_parametrization(module, "weight", WeightStandardization(eps, _out_axis(module)))
+    standardization = WeightStandardization(eps, _out_axis(module))
+    standardization._order = tuple(module._parameters)
+    parametrize.register_parametrization(module, "weight", standardization)
     return module
 
 
-def check_standardizable(module: nn.Module) -> None:
-    """Raise what :func:`standardize_weight_` raises of a weight that has no filters to standardise."""
+def check_standardizable(module: nn.Module, path: str = "") -> None:
+    """Raise what :func:`standardize_weight_` raises of a weight that cannot be standardised."""
+    if "weight" in vars(module):  # a plain tensor that a hook sets before each forward pass
+        raise ArgumentError(
+            f"the weight of {path or type(module).__name__} is computed by a hook from other tensors, as of pruning or "
+            f"the older weight_norm and spectral_norm; expected a parameter: use prune.remove, remove_weight_norm or "
+            f"remove_spectral_norm first"
+        )
     weight = getattr(module, "weight", None)
     if not isinstance(weight, Tensor) or weight.dim() < 2:
         raise ArgumentError(
@@ -110,25 +121,33 @@ def unstandardize_weight_(module: nn.Module, *, fold: bool) -> nn.Module:
     Args:
         module: a module that :func:`standardize_weight_` changed.
         fold: keep the standardised weight, so that the module computes the same as before, for inference or export;
-            False gives the weight as it was learned.
+            False gives the weight as it was learned, and leaves other parametrizations of it as they are.
 
     Returns:
         ``module``.
 
     Raises:
-        ArgumentError: the weight is not standardised, or has another parametrization beside this one.
+        ArgumentError: the weight is not standardised, or is to be folded and has other parametrizations too.
     """
     if not is_standardized(module):
         raise ArgumentError(f"{module} is not standardised; expected a module from standardize_weight_()")
-    parametrizations = module.parametrizations
-    assert isinstance(parametrizations, nn.ModuleDict)
-    if len(list(parametrizations["weight"].children())) > 1:
-        raise ArgumentError(
-            f"the weight of {type(module).__name__} has further parametrizations; expected standardisation alone: "
-            f"remove the others first"
-        )
+    steps: Any = module.parametrizations.weight  # type: ignore[union-attr]
+    standardization = _standardization(module)
+    assert standardization is not None
+    if len(steps) > 1:
+        if fold:
+            raise ArgumentError(
+                f"the weight of {type(module).__name__} has further parametrizations; expected standardisation alone: "
+                f"remove the others first, or use fold=False"
+            )
+        del steps[list(steps).index(standardization)]
+        return module
     _leave_shared_class(module)
     parametrize.remove_parametrizations(module, "weight", leave_parametrized=fold)
+    parameters = module._parameters  # the weight came back as the last, and optimizers go by the order
+    for name in [*standardization._order, *(name for name in parameters if name not in standardization._order)]:
+        if name in parameters:
+            parameters[name] = parameters.pop(name)
     return module
 
 

@@ -14,10 +14,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 
-from groupnorm.errors import ArgumentError, WiringError
+from groupnorm.errors import WiringError
 from groupnorm.nn.weight_standardization import check_standardizable, is_standardized, standardize_weight_
 
-__all__ = ["NeedsConvolution", "check_weight", "evaluating", "layers_before", "mark_standardized", "wire_"]
+__all__ = ["NeedsConvolution", "evaluating", "layers_before", "mark_standardized", "wire_"]
 
 
 @runtime_checkable
@@ -25,7 +25,11 @@ class NeedsConvolution(Protocol):
     """A norm that computes with the weight of the layer before it."""
 
     def attach(self, convolution: nn.Module) -> None:
-        """Take note of the layer whose output is this norm's input."""
+        """Take note of the layer whose output is this norm's input.
+
+        Raises:
+            ArgumentError: the norm cannot compute with its weight.
+        """
 
 
 def mark_standardized(norm: nn.Module) -> nn.Module:
@@ -73,7 +77,7 @@ def wire_(model: nn.Module, *example: Any, **options: Any) -> list[tuple[str, st
         pairs = _pairs(before, attached, names)
         layers = [layer for layer, norm in pairs if norm in standardized and not is_standardized(layer)]
         for layer in layers:
-            check_weight(layer, names[layer])
+            check_standardizable(layer, names[layer])
         for layer, norm in pairs:
             if isinstance(norm, NeedsConvolution):
                 norm.attach(layer)
@@ -114,17 +118,6 @@ def layers_before(
         for hook in hooks:
             hook.remove()
     return before | {norm: [] for norm in norms if norm not in before}
-
-
-def check_weight(layer: nn.Module, path: str = "") -> None:
-    """Raise where the weight of the layer before a norm cannot be standardised."""
-    if "weight" in vars(layer):  # a plain tensor that a hook sets before each forward pass
-        raise ArgumentError(
-            f"the weight of {path or type(layer).__name__} is computed by a hook from other tensors, as of pruning or "
-            f"the older weight_norm and spectral_norm; expected a parameter: use prune.remove, remove_weight_norm or "
-            f"remove_spectral_norm first"
-        )
-    check_standardizable(layer)
 
 
 Version = int | Tensor
