@@ -124,7 +124,7 @@ def test_the_api_page_has_what_users_call_and_nothing_private(site, pages):
         f"groupnorm.lab.{name}" for name in ("Comparison", "ConfigurationError", "RunFolderError", "load", "Result")
     ]
     named += [f"groupnorm.lab.Result.{name}" for name in ("table", "curves", "plot", "report")]
-    named += ["groupnorm.lab.compare.compare", "groupnorm.lab.statistics.differences"]
+    named += ["groupnorm.lab.api.compare", "groupnorm.lab.analysis.statistics.differences"]
     named += [f"{ERRORS}.{name}" for name in errors if name[0].isupper()]
     assert set(named) <= found
     assert not [name for name in found if name.startswith("groupnorm.") and "._" in name]

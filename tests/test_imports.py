@@ -1,6 +1,7 @@
 """Imports go one way, and the core imports torch alone."""
 
 import ast
+import functools
 import json
 import subprocess
 import sys
@@ -20,6 +21,11 @@ LAYERS = [
 """Each may import itself and those before it."""
 TOOLS = ("lab", "bench", "cli")
 """What is built on the core, and needs more than torch."""
+LAB = [
+    ("common", "data", "models", "training", "sweeps"),
+    ("common", "analysis", "plots", "report"),
+]
+"""The wing that trains and the wing that reads, in the order of their imports. They meet in the store of ``common``."""
 HEAVY = {
     *("triton", "matplotlib", "torchvision", "timm"),
     *("typer", "rich", "pydantic", "pandas", "scipy", "plotly", "jinja2", "sklearn", "tensorboard"),
@@ -27,6 +33,7 @@ HEAVY = {
 }
 
 
+@functools.cache
 def modules() -> dict[str, str]:
     """Name and source of every module of the package."""
     names = {p: ".".join(("groupnorm", *p.relative_to(ROOT).with_suffix("").parts)) for p in ROOT.rglob("*.py")}
@@ -58,6 +65,96 @@ def wrong_imports(module: str, source: str, *, is_package: bool = False) -> list
     return [name for name in within if layer(name) in LAYERS and LAYERS.index(layer(name)) > mine]
 
 
+def folder(module: str) -> str:
+    """``"sweeps"`` of ``"groupnorm.lab.sweeps.local"``; ``""`` of what is not in the lab, and of the lab itself."""
+    parts = module.split(".")
+    return parts[2] if parts[:2] == ["groupnorm", "lab"] and len(parts) > 2 else ""
+
+
+def wrong_folders(module: str, source: str, *, is_package: bool = False) -> list[str]:
+    """What a module of the lab imports from a folder after its own, or from the other wing.
+
+    ``api`` and ``experiments`` are above both wings.
+    """
+    mine = folder(module)
+    allowed = {name for wing in LAB if mine in wing for name in wing[: wing.index(mine) + 1]}
+    if mine in ("", "api", "experiments"):
+        allowed = {*(name for wing in LAB for name in wing), "api", mine}
+    package = module if is_package else module.rpartition(".")[0]
+    within = [name for name in imported(source, package) if folder(name)]
+    wrong = [name for name in within if folder(name) not in allowed]
+    if module.startswith("groupnorm.lab.experiments.framework"):
+        own = "groupnorm.lab.experiments.framework"
+        wrong += [name for name in within if folder(name) == "experiments" and not name.startswith(own)]
+    return wrong
+
+
+def graph() -> dict[str, set[str]]:
+    """The modules that each module imports, wherever the import stands."""
+    every = modules()
+    found: dict[str, set[str]] = {}
+    for name, source in every.items():
+        is_package = (ROOT / Path(*name.split(".")[1:]) / "__init__.py").exists()
+        package = name if is_package else name.rpartition(".")[0]
+        for_types = set(type_imports(source, package))
+        names = [target for target in imported(source, package) if target not in for_types]
+        found[name] = {module for target in names if (module := nearest(target, every)) and module != name}
+    return found
+
+
+def nearest(name: str, every: dict[str, str]) -> str:
+    """The module that a name belongs to: itself, or what it is taken from; ``""`` of another package."""
+    while name and name not in every:
+        name = name.rpartition(".")[0]
+    return name
+
+
+def type_imports(source: str, package: str) -> Iterator[str]:
+    """What is imported for type checkers alone."""
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.If) and isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING":
+            yield from imported("\n".join(ast.unparse(child) for child in node.body), package)
+
+
+def circles(edges: dict[str, set[str]]) -> list[list[str]]:
+    """Modules that import each other, directly or not."""
+    order: list[str] = []
+    seen: set[str] = set()
+    for start in edges:
+        stack = [(start, iter(sorted(edges[start])))]
+        if start in seen:
+            continue
+        seen.add(start)
+        while stack:
+            node, rest = stack[-1]
+            step = next((other for other in rest if other not in seen), None)
+            if step is None:
+                order.append(node)
+                stack.pop()
+            else:
+                seen.add(step)
+                stack.append((step, iter(sorted(edges[step]))))
+    backwards: dict[str, set[str]] = {name: set() for name in edges}
+    for name, others in edges.items():
+        for other in others:
+            backwards[other].add(name)
+    found, taken = [], set[str]()
+    for start in reversed(order):
+        if start in taken:
+            continue
+        group, left = [], [start]
+        taken.add(start)
+        while left:
+            node = left.pop()
+            group.append(node)
+            for other in backwards[node] - taken:
+                taken.add(other)
+                left.append(other)
+        if len(group) > 1:
+            found.append(sorted(group))
+    return found
+
+
 def test_every_module_belongs_to_a_layer() -> None:
     assert {layer(name) for name in modules()} - {""} <= set(LAYERS)
 
@@ -66,6 +163,39 @@ def test_every_module_belongs_to_a_layer() -> None:
 def test_imports_go_one_way(module: str) -> None:
     is_package = (ROOT / Path(*module.split(".")[1:]) / "__init__.py").exists()
     assert wrong_imports(module, modules()[module], is_package=is_package) == []
+
+
+@pytest.mark.parametrize("module", [name for name in modules() if name.startswith("groupnorm.lab")])
+def test_the_folders_of_the_lab_are_imported_in_their_order(module: str) -> None:
+    is_package = (ROOT / Path(*module.split(".")[1:]) / "__init__.py").exists()
+    assert wrong_folders(module, modules()[module], is_package=is_package) == []
+
+
+@pytest.mark.parametrize(
+    ("module", "source"),
+    [
+        ("groupnorm.lab.common.store", "from groupnorm.lab.data import load"),
+        ("groupnorm.lab.training.loop", "from groupnorm.lab.sweeps import local"),
+        ("groupnorm.lab.training.loop", "def f():\n    from groupnorm.lab.analysis import results"),
+        ("groupnorm.lab.sweeps.runner", "from groupnorm.lab.api import Result"),
+        ("groupnorm.lab.analysis.results", "from groupnorm.lab.plots import figures"),
+        ("groupnorm.lab.plots.figures", "if TYPE_CHECKING:\n    from groupnorm.lab.api import Result"),
+        ("groupnorm.lab.report", "from groupnorm.lab.training.loop import Training"),
+        ("groupnorm.lab.api", "from groupnorm.lab.experiments import depth"),
+        ("groupnorm.lab.experiments.framework.claim", "from groupnorm.lab.experiments import depth"),
+    ],
+)
+def test_a_wrong_import_within_the_lab_is_seen(module: str, source: str) -> None:
+    assert wrong_folders(module, source)
+
+
+def test_no_modules_import_each_other() -> None:
+    assert circles(graph()) == []
+
+
+def test_a_circle_is_seen() -> None:
+    assert circles({"a": {"b"}, "b": {"c"}, "c": {"b", "d"}, "d": set()}) == [["b", "c"]]
+    assert circles({"a": {"b", "c"}, "b": {"c"}, "c": set()}) == []
 
 
 @pytest.mark.parametrize(
@@ -82,7 +212,7 @@ def test_imports_go_one_way(module: str) -> None:
         ("groupnorm.nn.factory", "import groupnorm.lab as lab"),
         ("groupnorm", "from groupnorm import lab"),
         ("groupnorm", "from groupnorm import bench"),
-        ("groupnorm.lab.train", "from groupnorm.bench import cases"),
+        ("groupnorm.lab.training.loop", "from groupnorm.bench import cases"),
     ],
 )
 def test_a_wrong_import_is_seen(module: str, source: str) -> None:
@@ -94,7 +224,7 @@ def test_a_wrong_import_is_seen(module: str, source: str) -> None:
     [
         ("groupnorm.sets", "from groupnorm.errors import ShapeError"),
         ("groupnorm.nn.factory", "from groupnorm.nn.catalog import CATALOG\nfrom .group_norm import GroupNorm"),
-        ("groupnorm.lab.train", "from groupnorm import norm_layer\nimport torchvision"),
+        ("groupnorm.lab.training.loop", "from groupnorm import norm_layer\nimport torchvision"),
         ("groupnorm", "from groupnorm import errors, functional, nn"),
     ],
 )

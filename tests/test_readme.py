@@ -55,7 +55,7 @@ def test_install_lines_are_the_ones_that_work():
 
 def test_the_printed_table_is_that_of_the_defaults():
     """The README shows the output of the defaults as they are now: every norm and batch size has its entry."""
-    from groupnorm.lab.comparison import Comparison
+    from groupnorm.lab.sweeps.configuration import Comparison
 
     output = blocks(README, "text")[1]
     for norm in Comparison().norms:

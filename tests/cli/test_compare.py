@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 
 import groupnorm
 from groupnorm.cli import app
-from groupnorm.lab.comparison import plan
+from groupnorm.lab.sweeps.configuration import plan
 from lab.synthetic import make_run
 
 NAME = b"r\xe9"

@@ -8,9 +8,9 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from groupnorm.lab.cell import Cell
-from groupnorm.lab.records import RunFolder
-from groupnorm.lab.result import Result
+from groupnorm.lab.api import Result
+from groupnorm.lab.common.store import RunFolder
+from groupnorm.lab.common.trial import Cell
 
 ENVIRONMENT = {
     "groupnorm": "0.1.0",

@@ -7,12 +7,12 @@ import jinja2
 import pandas as pd
 from mkdocs.structure.files import File, Files
 
-from groupnorm.lab.drawing import encode, house_style
+from groupnorm.lab.analysis.labels import label
+from groupnorm.lab.analysis.statistics import estimate
 from groupnorm.lab.experiments import EXPERIMENTS, conversion
-from groupnorm.lab.experiments.evidence import Evidence
+from groupnorm.lab.experiments.framework.evidence import Evidence
 from groupnorm.lab.experiments.ledger import RECORDS, as_json, evidence, ledger
-from groupnorm.lab.palette import label
-from groupnorm.lab.statistics import estimate
+from groupnorm.lab.plots.style import encode, house_style
 
 _templates = jinja2.Environment(
     loader=jinja2.FileSystemLoader(Path(__file__).parent),

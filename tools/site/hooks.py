@@ -12,7 +12,7 @@ from mkdocs.exceptions import PluginError
 from mkdocs.structure.files import Files
 from mkdocs.structure.pages import Page
 
-from groupnorm.lab.cubes import svg
+from groupnorm.lab.plots.axis_diagrams import svg
 from groupnorm.nn.catalog import catalog
 from groupnorm.nn.norm import WEIGHTS, Norm
 

@@ -24,7 +24,7 @@ from conversion.zoo.networks import LEFT_OUT, NETWORKS
 from conversion.zoo.records import PAGE, RECORDS, ROOT, environment
 from groupnorm.environment import cores
 from groupnorm.files import write_atomically
-from groupnorm.lab.records import CellFolder, Record
+from groupnorm.lab.common.store import CellFolder, Record
 
 SOURCES = [*(ROOT / "src" / "groupnorm").rglob("*.py"), *(ROOT / "tests" / "conversion" / "zoo").glob("*.py")]
 

@@ -15,7 +15,7 @@ from groupnorm.bench.contenders import TORCH
 from groupnorm.bench.judge import Entry, geometric_mean, measured
 from groupnorm.bench.measure import BOTH, FORWARD, WARM
 from groupnorm.bench.store import Results
-from groupnorm.lab.drawing import INK, headings, house_style, new_picture, set_layout
+from groupnorm.lab.plots.style import INK, headings, house_style, new_picture, set_layout
 
 _COLORS = dict(zip(GRID_DTYPES, ("#0068b5", "#d1410c"), strict=True))  # of the palette: far apart in any vision
 _LOSING = "#7a0000"

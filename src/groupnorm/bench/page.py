@@ -20,7 +20,7 @@ from groupnorm.bench.networks import NETWORKS
 from groupnorm.bench.steps import AFTER, BEFORE, FREE
 from groupnorm.bench.store import CALLS, CASES, HOSTILE, MODELS, RATES, TESTS, TRAINING, TRITON, Results
 from groupnorm.files import write_atomically
-from groupnorm.lab.drawing import encode
+from groupnorm.lab.plots.style import encode
 
 _GRADIENTS = ("dx", "dweight", "dbias")
 _KINDS = {"cpu": "CPU", "cuda": "GPU"}

@@ -17,8 +17,8 @@ from rich.text import Text
 from groupnorm.cli.outcome import outcome
 
 if TYPE_CHECKING:
-    from groupnorm.lab.experiments.claim import Finding
-    from groupnorm.lab.statistics import Estimate
+    from groupnorm.lab.analysis.statistics import Estimate
+    from groupnorm.lab.experiments.framework.claim import Finding
 
 _COLORS = {
     "reproduced": "green",

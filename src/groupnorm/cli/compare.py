@@ -11,7 +11,7 @@ from rich.console import Console
 
 import groupnorm.lab
 from groupnorm.cli.outcome import outcome
-from groupnorm.lab.comparison import Comparison
+from groupnorm.lab.sweeps.configuration import Comparison
 
 _DEFAULT = {name: field.default for name, field in Comparison.model_fields.items()}
 

@@ -12,7 +12,7 @@ import typer
 from rich.console import Console
 
 from groupnorm.errors import GroupNormError
-from groupnorm.lab.comparison import ConfigurationError
+from groupnorm.lab.sweeps.configuration import ConfigurationError
 
 
 @contextmanager

@@ -13,7 +13,7 @@ from groupnorm.files import RunFolderError
 
 def report(folder: Annotated[Path, typer.Argument(help="The --out of groupnorm compare.")]) -> None:
     """Write the report, the figures and the tables of a finished or unfinished run from its records."""
-    from groupnorm.lab.result import load
+    from groupnorm.lab.api import load
 
     try:
         path = load(folder).report()

@@ -49,9 +49,9 @@ def run(
     The same command goes on where an interrupted one stopped. Exit code: 0, or 1 when a cell crashed, 2 when the
     configuration is wrong or the folder cannot be used, 130 when interrupted, 143 when terminated.
     """
-    from groupnorm.lab.experiments.claim import judge
-    from groupnorm.lab.experiments.run import find
-    from groupnorm.lab.experiments.run import run as run_experiment
+    from groupnorm.lab.experiments.framework.claim import judge
+    from groupnorm.lab.experiments.runner import find
+    from groupnorm.lab.experiments.runner import run as run_experiment
 
     options: dict[str, Any] = {
         "seeds": seeds, "data_dir": data_dir, "device": device, "precision": precision, "threads": threads,

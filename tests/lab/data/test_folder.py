@@ -12,8 +12,8 @@ from PIL import Image
 
 from groupnorm.lab.data import DataError, load
 from groupnorm.lab.data import images as images_module
+from groupnorm.lab.data.image_index import list_splits
 from groupnorm.lab.data.images import decode, pixels
-from groupnorm.lab.data.listing import list_splits
 
 
 @pytest.fixture

@@ -10,10 +10,10 @@ import torch
 from PIL import Image
 from torchvision.transforms import functional as theirs
 
-from groupnorm.lab.augment import augmentation, flip_jitter_light, random_area
 from groupnorm.lab.data import DataError, ImageFiles, load
 from groupnorm.lab.data import files as files_module
 from groupnorm.lab.data import images as images_module
+from groupnorm.lab.data.augmentation import augmentation, flip_jitter_light, random_area
 
 CLASSES = ("n01440764", "n01443537", "n01484850")
 SIZES = ((90, 60), (61, 121), (64, 64))

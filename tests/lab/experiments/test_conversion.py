@@ -6,11 +6,11 @@ import pytest
 import torch
 from torch import nn
 
-from groupnorm.lab.cell import Cell
-from groupnorm.lab.comparison import plan
+from groupnorm.lab.common.trial import Cell
 from groupnorm.lab.experiments import conversion
 from groupnorm.lab.experiments.conversion import EXPERIMENT, FineTuning, table
-from groupnorm.lab.experiments.evidence import Evidence
+from groupnorm.lab.experiments.framework.evidence import Evidence
+from groupnorm.lab.sweeps.configuration import plan
 from groupnorm.nn import FrozenBatchNorm, GroupNorm
 
 

@@ -12,10 +12,10 @@ from PIL import Image
 
 from groupnorm.errors import UnknownNameError
 from groupnorm.lab.experiments import EXPERIMENTS
-from groupnorm.lab.experiments.claim import judge
-from groupnorm.lab.experiments.evidence import FILE, load
-from groupnorm.lab.experiments.experiment import SCALES
-from groupnorm.lab.experiments.run import run
+from groupnorm.lab.experiments.framework.claim import judge
+from groupnorm.lab.experiments.framework.evidence import FILE, load
+from groupnorm.lab.experiments.framework.experiment import SCALES
+from groupnorm.lab.experiments.runner import run
 from lab.inline import inline
 
 NAMES = list(EXPERIMENTS)

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from groupnorm.errors import UnknownNameError
-from groupnorm.lab.cell import Cell
+from groupnorm.lab.common.trial import Cell
 from groupnorm.lab.data import DataError, load
 from groupnorm.lab.experiments import tables
 from groupnorm.lab.experiments.inputs import Scaled, condition_number

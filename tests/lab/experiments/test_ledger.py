@@ -6,13 +6,13 @@ import pytest
 from typer.testing import CliRunner
 
 from groupnorm.cli import app
-from groupnorm.lab.cell import Cell
-from groupnorm.lab.comparison import Comparison
+from groupnorm.lab.common.store import RunFolder
+from groupnorm.lab.common.trial import Cell
 from groupnorm.lab.experiments import EXPERIMENTS
-from groupnorm.lab.experiments.experiment import narrow
+from groupnorm.lab.experiments.framework.experiment import narrow
 from groupnorm.lab.experiments.ledger import RECORDS, as_json, evidence, ledger
-from groupnorm.lab.experiments.run import run
-from groupnorm.lab.records import RunFolder
+from groupnorm.lab.experiments.runner import run
+from groupnorm.lab.sweeps.configuration import Comparison
 from lab.inline import inline
 
 KEYS = {"id", "statement", "source", "published", "refuted_by", "experiment", "verdict", "effects", "scale", "date"}

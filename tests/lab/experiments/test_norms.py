@@ -5,11 +5,11 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from groupnorm.lab.comparison import plan
 from groupnorm.lab.experiments.norms import EXPERIMENT, WeightNormTraining, reparametrise
 from groupnorm.lab.models import build
 from groupnorm.lab.models.small_resnet import BasicBlock
-from groupnorm.lab.train import training
+from groupnorm.lab.sweeps.configuration import plan
+from groupnorm.lab.training.loop import training
 
 
 def reparametrised(as_shortcuts):

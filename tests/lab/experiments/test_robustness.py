@@ -2,7 +2,7 @@
 
 import torch
 
-from groupnorm.lab.cell import Cell
+from groupnorm.lab.common.trial import Cell
 from groupnorm.lab.data import load
 from groupnorm.lab.experiments.robustness import AdversarialTraining, Attacked, resnet18_cifar
 from groupnorm.nn import norm_layer

@@ -8,10 +8,10 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from groupnorm.lab.cell import Cell
+from groupnorm.lab.common.trial import Cell
 from groupnorm.lab.data import load
-from groupnorm.lab.experiments.claim import judge
-from groupnorm.lab.experiments.evidence import Evidence
+from groupnorm.lab.experiments.framework.claim import judge
+from groupnorm.lab.experiments.framework.evidence import Evidence
 from groupnorm.lab.experiments.probe import Layer, probe, similarity
 from groupnorm.lab.experiments.signals import EXPERIMENT, SignalsTraining, steps_to_target, time_ratio
 

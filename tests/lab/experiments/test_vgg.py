@@ -4,7 +4,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from groupnorm.lab.cell import Cell
+from groupnorm.lab.common.trial import Cell
 from groupnorm.lab.data import load
 from groupnorm.lab.experiments.vgg import PERCENTILES, VggTraining, last_responses
 from groupnorm.lab.models.small_vgg import vgg_small

@@ -7,7 +7,7 @@ import torch
 from torch import Generator, nn
 
 from groupnorm.errors import ArgumentError
-from groupnorm.lab.cell import Cell
+from groupnorm.lab.common.trial import Cell
 from groupnorm.lab.data import load
 from groupnorm.lab.experiments.non_iid import EXPERIMENT
 from groupnorm.lab.experiments.workers import (

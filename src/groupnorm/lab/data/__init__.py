@@ -5,10 +5,10 @@ package is light; the libraries that decode and download are imported when a dat
 """
 
 from groupnorm.lab.data.catalog import DATASETS, OWN, DatasetRow
+from groupnorm.lab.data.data_paths import default_data_dir
 from groupnorm.lab.data.dataset import Dataset, Images
 from groupnorm.lab.data.errors import DataError
 from groupnorm.lab.data.files import ImageFiles
 from groupnorm.lab.data.load import load
-from groupnorm.lab.data.places import default_data_dir
 
 __all__ = ["DATASETS", "OWN", "DataError", "Dataset", "DatasetRow", "ImageFiles", "Images", "default_data_dir", "load"]

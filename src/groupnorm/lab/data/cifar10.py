@@ -11,9 +11,9 @@ import numpy as np
 import torch
 
 from groupnorm.lab.data.archive import open_archive
+from groupnorm.lab.data.data_paths import Place, obtain
 from groupnorm.lab.data.download import from_torchvision
 from groupnorm.lab.data.errors import DataError
-from groupnorm.lab.data.places import Place, obtain
 from groupnorm.lab.data.source import Source, Split
 
 CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from groupnorm.lab.data.errors import DataError, listed
+from groupnorm.lab.data.image_index import LabelledFile, list_splits
 from groupnorm.lab.data.images import failures, pixels, read_image, to_square
-from groupnorm.lab.data.listing import LabelledFile, list_splits
 from groupnorm.lab.data.source import Source, Split
 
 
@@ -20,7 +20,7 @@ def open_folder(root: Path, image_size: int | None) -> Source:
     """Find the images of a folder; each becomes ``[3, H, W]`` when it is read.
 
     Args:
-        root: holds ``train`` and either ``val`` or ``test``; see :func:`groupnorm.lab.data.listing.list_splits`.
+        root: holds ``train`` and either ``val`` or ``test``; see :func:`groupnorm.lab.data.image_index.list_splits`.
         image_size: shorter side after resizing, and side of the crop; None when all images have one size.
 
     Raises:

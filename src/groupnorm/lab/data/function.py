@@ -9,9 +9,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from groupnorm.lab.common.import_path import resolve
 from groupnorm.lab.data.errors import DataError
 from groupnorm.lab.data.source import Source, Split
-from groupnorm.lab.resolve import resolve
 
 LARGEST = 1e37
 """Differences of smaller numbers are finite in float32."""

@@ -8,10 +8,10 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from groupnorm.lab.data.data_paths import DATA_DIR_VARIABLE
 from groupnorm.lab.data.errors import DataError
 from groupnorm.lab.data.files import ImageFiles
-from groupnorm.lab.data.listing import LabelledFile, images_in, list_splits
-from groupnorm.lab.data.places import DATA_DIR_VARIABLE
+from groupnorm.lab.data.image_index import LabelledFile, images_in, list_splits
 from groupnorm.lab.data.source import Source, Split
 
 FOLDERS = ("imagenet", "ILSVRC2012", "ImageNet")

@@ -10,10 +10,10 @@ from typing import cast
 from torch import Tensor
 
 from groupnorm.lab.data.catalog import open_source
+from groupnorm.lab.data.data_paths import default_data_dir
 from groupnorm.lab.data.dataset import Dataset, Images, channel_stats, digest
 from groupnorm.lab.data.errors import DataError
 from groupnorm.lab.data.images import check_memory, to_square
-from groupnorm.lab.data.places import default_data_dir
 from groupnorm.lab.data.source import Split, choose
 
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 from functools import partial
 from pathlib import Path
 
+from groupnorm.lab.data.data_paths import Place, obtain
 from groupnorm.lab.data.download import from_torchvision
 from groupnorm.lab.data.errors import DataError
 from groupnorm.lab.data.idx import read_idx
-from groupnorm.lab.data.places import Place, obtain
 from groupnorm.lab.data.source import Source, Split
 
 FILES = tuple(

@@ -11,9 +11,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from groupnorm.lab.data.data_paths import Place, obtain
 from groupnorm.lab.data.download import from_url
 from groupnorm.lab.data.errors import DataError
-from groupnorm.lab.data.places import Place, obtain
 from groupnorm.lab.data.source import Source, Split
 
 FILE = "pneumoniamnist.npz"

@@ -18,7 +18,7 @@ from groupnorm.lab.experiments import (
     vgg,
     xray,
 )
-from groupnorm.lab.experiments.experiment import Experiment
+from groupnorm.lab.experiments.framework.experiment import Experiment
 
 EXPERIMENTS: dict[str, Experiment] = {
     experiment.name: experiment

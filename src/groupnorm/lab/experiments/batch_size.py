@@ -21,11 +21,11 @@ from typing import Any
 import pandas as pd
 from matplotlib.figure import Figure
 
-from groupnorm.lab.experiments.claim import Claim, Effect
-from groupnorm.lab.experiments.evidence import Evidence
-from groupnorm.lab.experiments.experiment import Experiment, Scale, narrow
+from groupnorm.lab.experiments.framework.claim import Claim, Effect
+from groupnorm.lab.experiments.framework.evidence import Evidence
+from groupnorm.lab.experiments.framework.experiment import Experiment, Scale, narrow
+from groupnorm.lab.experiments.framework.plots import by, over
 from groupnorm.lab.experiments.imagenet import IMAGENET
-from groupnorm.lab.experiments.pictures import by, over
 
 SIZES = (32, 16, 8, 4, 2)
 NORMS = {"norms": ("bn", "gn", "ln", "in")}

@@ -25,15 +25,15 @@ from matplotlib.figure import Figure
 from torch import nn
 
 from groupnorm.conversion import calibrate_, convert
-from groupnorm.lab.cell import Cell
+from groupnorm.lab.common.rng import seed_all
+from groupnorm.lab.common.store import Record
+from groupnorm.lab.common.trial import Cell
 from groupnorm.lab.data import Dataset
-from groupnorm.lab.experiments.claim import Claim, Effect
-from groupnorm.lab.experiments.evidence import Evidence
-from groupnorm.lab.experiments.experiment import Experiment, Scale
-from groupnorm.lab.experiments.pictures import Panels, ranked
-from groupnorm.lab.randomness import seed_all
-from groupnorm.lab.records import Record
-from groupnorm.lab.train import Training
+from groupnorm.lab.experiments.framework.claim import Claim, Effect
+from groupnorm.lab.experiments.framework.evidence import Evidence
+from groupnorm.lab.experiments.framework.experiment import Experiment, Scale
+from groupnorm.lab.experiments.framework.plots import Panels, ranked
+from groupnorm.lab.training.loop import Training
 
 STAGES = {
     "original": "original",

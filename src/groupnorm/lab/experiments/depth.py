@@ -17,11 +17,11 @@ import pandas as pd
 from matplotlib.figure import Figure
 from torch import nn
 
-from groupnorm.lab.experiments.claim import Claim, Effect
-from groupnorm.lab.experiments.evidence import Evidence
-from groupnorm.lab.experiments.experiment import Experiment, Scale
+from groupnorm.lab.experiments.framework.claim import Claim, Effect
+from groupnorm.lab.experiments.framework.evidence import Evidence
+from groupnorm.lab.experiments.framework.experiment import Experiment, Scale
+from groupnorm.lab.experiments.framework.plots import over
 from groupnorm.lab.experiments.imagenet import IMAGENET
-from groupnorm.lab.experiments.pictures import over
 from groupnorm.lab.models.small_resnet import NormLayer, SmallResNet
 
 PAPER = "Wu & He 2018, section 4.1"

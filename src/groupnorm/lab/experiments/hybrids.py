@@ -19,12 +19,12 @@ from typing import Any
 import pandas as pd
 from matplotlib.figure import Figure
 
-from groupnorm.lab.experiments.claim import Claim, Effect
-from groupnorm.lab.experiments.evidence import Evidence
-from groupnorm.lab.experiments.experiment import Experiment, Scale, narrow
+from groupnorm.lab.analysis.labels import label
+from groupnorm.lab.experiments.framework.claim import Claim, Effect
+from groupnorm.lab.experiments.framework.evidence import Evidence
+from groupnorm.lab.experiments.framework.experiment import Experiment, Scale, narrow
+from groupnorm.lab.experiments.framework.plots import by, ranked
 from groupnorm.lab.experiments.imagenet import IMAGENET
-from groupnorm.lab.experiments.pictures import by, ranked
-from groupnorm.lab.palette import label
 
 REGULAR, SMALL = 32, 2
 """Images that share statistics."""

@@ -25,13 +25,13 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from groupnorm.errors import UnknownNameError
-from groupnorm.lab.cell import Cell
+from groupnorm.lab.common.trial import Cell
 from groupnorm.lab.data import Dataset
-from groupnorm.lab.experiments.claim import Claim, Effect
-from groupnorm.lab.experiments.evidence import Evidence
-from groupnorm.lab.experiments.experiment import Experiment, Scale
-from groupnorm.lab.experiments.pictures import by, over
-from groupnorm.lab.train import Training
+from groupnorm.lab.experiments.framework.claim import Claim, Effect
+from groupnorm.lab.experiments.framework.evidence import Evidence
+from groupnorm.lab.experiments.framework.experiment import Experiment, Scale
+from groupnorm.lab.experiments.framework.plots import by, over
+from groupnorm.lab.training.loop import Training
 
 RATES = (1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0)
 WAYS = {"raw": ("none", "bn", "ln"), "minmax": ("none",), "standard": ("none",)}

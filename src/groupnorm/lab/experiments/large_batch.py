@@ -20,11 +20,11 @@ from typing import Any
 import pandas as pd
 from matplotlib.figure import Figure
 
-from groupnorm.lab.experiments.claim import Claim, Effect
-from groupnorm.lab.experiments.evidence import Evidence
-from groupnorm.lab.experiments.experiment import Experiment, Scale
+from groupnorm.lab.experiments.framework.claim import Claim, Effect
+from groupnorm.lab.experiments.framework.evidence import Evidence
+from groupnorm.lab.experiments.framework.experiment import Experiment, Scale
+from groupnorm.lab.experiments.framework.plots import over
 from groupnorm.lab.experiments.imagenet import IMAGENET
-from groupnorm.lab.experiments.pictures import over
 
 PAPER = "Wu & He 2020 (International Journal of Computer Vision 128)"
 FASHION: dict[str, Any] = {

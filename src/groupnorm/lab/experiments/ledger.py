@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from groupnorm.files import RunFolderError
+from groupnorm.lab.common.store import RunFolder
 from groupnorm.lab.experiments import EXPERIMENTS
-from groupnorm.lab.experiments.claim import Finding, judge
-from groupnorm.lab.experiments.evidence import Evidence, load, summarise
-from groupnorm.lab.experiments.experiment import SCALES
-from groupnorm.lab.records import RunFolder
+from groupnorm.lab.experiments.framework.claim import Finding, judge
+from groupnorm.lab.experiments.framework.evidence import Evidence, load, summarise
+from groupnorm.lab.experiments.framework.experiment import SCALES
 
 RECORDS = Path(__file__).parent / "records"
 """The summaries that come with the package: ``NAME-SCALE.jsonl``."""

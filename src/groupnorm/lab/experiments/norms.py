@@ -25,12 +25,12 @@ from matplotlib.figure import Figure
 from torch import nn
 from torch.nn.utils.parametrizations import weight_norm
 
-from groupnorm.lab.experiments.claim import Claim, Effect
-from groupnorm.lab.experiments.evidence import Evidence
-from groupnorm.lab.experiments.experiment import Experiment, Scale
+from groupnorm.lab.experiments.framework.claim import Claim, Effect
+from groupnorm.lab.experiments.framework.evidence import Evidence
+from groupnorm.lab.experiments.framework.experiment import Experiment, Scale
+from groupnorm.lab.experiments.framework.plots import by_epoch
 from groupnorm.lab.experiments.imagenet import IMAGENET
-from groupnorm.lab.experiments.pictures import by_epoch
-from groupnorm.lab.train import Training
+from groupnorm.lab.training.loop import Training
 
 TABLE = "Wu & He 2018, Table 1"
 GROUPS_OF_SMALL = "gn:8"  # with 16 to 128 channels "gn" would be instance norm in half of the layers

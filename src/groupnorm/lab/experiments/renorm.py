@@ -20,12 +20,12 @@ import pandas as pd
 from matplotlib.figure import Figure
 from torch import nn
 
-from groupnorm.lab.experiments.claim import Claim, Effect
-from groupnorm.lab.experiments.evidence import Evidence
-from groupnorm.lab.experiments.experiment import Experiment, Scale
+from groupnorm.lab.experiments.framework.claim import Claim, Effect
+from groupnorm.lab.experiments.framework.evidence import Evidence
+from groupnorm.lab.experiments.framework.experiment import Experiment, Scale
+from groupnorm.lab.experiments.framework.plots import by, ranked
 from groupnorm.lab.experiments.imagenet import IMAGENET
-from groupnorm.lab.experiments.pictures import by, ranked
-from groupnorm.lab.train import Training
+from groupnorm.lab.training.loop import Training
 from groupnorm.nn import BatchRenorm
 
 PAPER = "Wu & He 2018, section 4.1"

@@ -25,12 +25,12 @@ from torch import Generator, Tensor, nn
 
 from groupnorm.lab.data.source import permutation
 from groupnorm.lab.experiments.attack import pgd
-from groupnorm.lab.experiments.claim import Claim, Effect
-from groupnorm.lab.experiments.evidence import Evidence
-from groupnorm.lab.experiments.experiment import Experiment, Scale, narrow
-from groupnorm.lab.experiments.pictures import over
+from groupnorm.lab.experiments.framework.claim import Claim, Effect
+from groupnorm.lab.experiments.framework.evidence import Evidence
+from groupnorm.lab.experiments.framework.experiment import Experiment, Scale, narrow
+from groupnorm.lab.experiments.framework.plots import over
 from groupnorm.lab.models.small_resnet import NormLayer, SmallResNet
-from groupnorm.lab.train import Training
+from groupnorm.lab.training.loop import Training
 
 RADII = (2, 4, 8)
 """Of 255, from black to white."""

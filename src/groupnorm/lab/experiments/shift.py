@@ -27,13 +27,13 @@ from matplotlib.figure import Figure
 from torch import Tensor, nn
 
 from groupnorm.lab.data.source import permutation
-from groupnorm.lab.experiments.claim import Claim, Effect
 from groupnorm.lab.experiments.corruptions import CORRUPTIONS, corrupt
-from groupnorm.lab.experiments.evidence import Evidence
-from groupnorm.lab.experiments.experiment import Experiment, Scale, narrow
+from groupnorm.lab.experiments.framework.claim import Claim, Effect
+from groupnorm.lab.experiments.framework.evidence import Evidence
+from groupnorm.lab.experiments.framework.experiment import Experiment, Scale, narrow
+from groupnorm.lab.experiments.framework.plots import over
 from groupnorm.lab.experiments.imagenet import IMAGENET
-from groupnorm.lab.experiments.pictures import over
-from groupnorm.lab.train import Training
+from groupnorm.lab.training.loop import Training
 
 TEST_BATCHES = (1, 2, 8, 32, 512)
 """Images of a test batch that share statistics."""

@@ -25,15 +25,15 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogFormatterMathtext, LogLocator
 from torch import Tensor, nn
 
-from groupnorm.lab.cell import Cell
+from groupnorm.lab.common.trial import Cell
 from groupnorm.lab.data import Dataset
-from groupnorm.lab.experiments.claim import Claim, Effect
-from groupnorm.lab.experiments.evidence import Evidence
-from groupnorm.lab.experiments.experiment import Experiment, Scale, narrow
+from groupnorm.lab.experiments.framework.claim import Claim, Effect
+from groupnorm.lab.experiments.framework.evidence import Evidence
+from groupnorm.lab.experiments.framework.experiment import Experiment, Scale, narrow
+from groupnorm.lab.experiments.framework.plots import over
 from groupnorm.lab.experiments.imagenet import IMAGENET
-from groupnorm.lab.experiments.pictures import over
 from groupnorm.lab.experiments.probe import Layer, probe, similarity
-from groupnorm.lab.train import Training
+from groupnorm.lab.training.loop import Training
 
 IMAGES = 128
 """Training images, evenly spaced, that the network is shown after each epoch."""

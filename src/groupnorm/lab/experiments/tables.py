@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from groupnorm.lab.data.data_paths import DATA_DIR_VARIABLE, default_data_dir
 from groupnorm.lab.data.errors import DataError
-from groupnorm.lab.data.places import DATA_DIR_VARIABLE, default_data_dir
 from groupnorm.lab.data.source import permutation
 from groupnorm.lab.models.small_resnet import NormLayer
 

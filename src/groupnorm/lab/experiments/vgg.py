@@ -21,13 +21,13 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor, nn
 
-from groupnorm.lab.experiments.claim import Claim, Effect
-from groupnorm.lab.experiments.evidence import Evidence
-from groupnorm.lab.experiments.experiment import Experiment, Scale, narrow
+from groupnorm.lab.analysis.labels import label
+from groupnorm.lab.experiments.framework.claim import Claim, Effect
+from groupnorm.lab.experiments.framework.evidence import Evidence
+from groupnorm.lab.experiments.framework.experiment import Experiment, Scale, narrow
+from groupnorm.lab.experiments.framework.plots import by, by_epoch
 from groupnorm.lab.experiments.imagenet import IMAGENET
-from groupnorm.lab.experiments.pictures import by, by_epoch
-from groupnorm.lab.palette import label
-from groupnorm.lab.train import Training
+from groupnorm.lab.training.loop import Training
 
 PERCENTILES = (1, 20, 80, 99)
 IMAGES = 128

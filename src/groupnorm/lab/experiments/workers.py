@@ -10,9 +10,9 @@ import torch.nn.functional as F
 from torch import Generator, Tensor, nn
 
 from groupnorm.errors import ArgumentError
-from groupnorm.lab.cell import Cell
+from groupnorm.lab.common.trial import Cell
 from groupnorm.lab.data import Dataset
-from groupnorm.lab.train import Training
+from groupnorm.lab.training.loop import Training
 
 
 class FewClasses(Training):

@@ -24,11 +24,11 @@ import torch
 from matplotlib.figure import Figure
 from scipy.stats import rankdata
 
-from groupnorm.lab.experiments.claim import Claim, Effect
-from groupnorm.lab.experiments.evidence import Evidence
-from groupnorm.lab.experiments.experiment import Experiment, Scale
-from groupnorm.lab.experiments.pictures import over
-from groupnorm.lab.train import Training
+from groupnorm.lab.experiments.framework.claim import Claim, Effect
+from groupnorm.lab.experiments.framework.evidence import Evidence
+from groupnorm.lab.experiments.framework.experiment import Experiment, Scale
+from groupnorm.lab.experiments.framework.plots import over
+from groupnorm.lab.training.loop import Training
 
 BLOG = "a blog's unsourced claim"
 SIZES = (32, 8, 2)

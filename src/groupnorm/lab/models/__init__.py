@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 
 from groupnorm.errors import ArgumentError, UnknownNameError
+from groupnorm.lab.common.import_path import resolve
 from groupnorm.lab.models import small_resnet, small_vgg, torchvision_models
 from groupnorm.lab.models.marking import marking
-from groupnorm.lab.resolve import resolve
 from groupnorm.nn import norm_layer, wire_
 
 __all__ = ["MODELS", "Model", "build", "find", "is_own"]

@@ -14,8 +14,8 @@ from torch.nn.parameter import is_lazy
 from torch.overrides import TorchFunctionMode
 
 from groupnorm.lab import models
+from groupnorm.lab.common.rng import get_state, seed_all, set_state
 from groupnorm.lab.models.marking import is_marked
-from groupnorm.lab.randomness import get_state, seed_all, set_state
 
 _ADDRESS = re.compile(r"\bat 0x[0-9a-fA-F]+")
 _PLAIN = (bool, int, float, complex, str, type(None), torch.dtype, torch.layout, torch.memory_format)

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from groupnorm.lab.convolution import Conv2d
+from groupnorm.lab.models.convolution import Conv2d
 
 NormLayer = Callable[..., nn.Module]
 """``norm_layer(num_channels, apply_act=True)``, as :func:`groupnorm.norm_layer` returns it."""

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from torch import nn
 
-from groupnorm.lab.convolution import Conv2d
+from groupnorm.lab.models.convolution import Conv2d
 from groupnorm.lab.models.small_resnet import NormLayer, relu_after
 
 CONVOLUTIONS = (2, 2, 3, 3, 3)

@@ -11,18 +11,22 @@ import jinja2
 import plotly.offline
 from matplotlib.figure import Figure
 
-from groupnorm.lab import drawing, figures, standings, statistics
-from groupnorm.lab.palette import find_baseline, label, styles
-from groupnorm.lab.records import RunFolder
+from groupnorm.lab.analysis import statistics
+from groupnorm.lab.analysis.curves import X_NAMES
+from groupnorm.lab.analysis.labels import find_baseline, label
+from groupnorm.lab.analysis.results import Results
+from groupnorm.lab.common.store import RunFolder
+from groupnorm.lab.plots import figures
+from groupnorm.lab.plots import ranking as standings
+from groupnorm.lab.plots import style as drawing
+from groupnorm.lab.plots.palette import styles
 from groupnorm.lab.report import charts, findings, notes, view
-from groupnorm.lab.result import Result
-from groupnorm.lab.series import X_NAMES
 
 _MANY = 6
 """From so many norms on the page also ranks them in one picture."""
 
 
-def write_report(result: Result, run: RunFolder) -> Path:
+def write_report(result: Results, run: RunFolder) -> Path:
     """Write report.html, figures/, table.csv and summary.csv, and return the report's path.
 
     Args:
@@ -48,7 +52,7 @@ def write_report(result: Result, run: RunFolder) -> Path:
     return run.write("report.html", render(result))
 
 
-def render(result: Result) -> str:
+def render(result: Results) -> str:
     """The page."""
     looks = styles(list(dict.fromkeys(cell.norm for cell in result.cells)))
     baseline = find_baseline(list(looks))

@@ -9,10 +9,11 @@ from typing import Any
 
 import pandas as pd
 
-from groupnorm.lab import series, statistics
-from groupnorm.lab.palette import Style
+from groupnorm.lab.analysis import curves as series
+from groupnorm.lab.analysis import statistics
+from groupnorm.lab.analysis.results import Results
+from groupnorm.lab.plots.palette import Style
 from groupnorm.lab.report.findings import percent
-from groupnorm.lab.result import Result
 
 Json = dict[str, Any]
 
@@ -25,7 +26,7 @@ MANY = 12
 _MARKS = {"undefined": "circle-open", "diverged": "x", "crashed": "square"}
 
 
-def error_chart(result: Result, looks: dict[str, Style]) -> Json:
+def error_chart(result: Results, looks: dict[str, Style]) -> Json:
     """Validation error over batch size: seeds, means, intervals, and lanes for cells without a result."""
     table, x = result.table, result.x
     summary = statistics.summary(table)
@@ -56,7 +57,7 @@ def error_chart(result: Result, looks: dict[str, Style]) -> Json:
     ) | {"log": True, "percent": True}
 
 
-def speed_chart(result: Result, looks: dict[str, Style], column: str, about: str) -> Json:
+def speed_chart(result: Results, looks: dict[str, Style], column: str, about: str) -> Json:
     """Throughput or training time over batch size: a dot for each finished cell, a line through the medians.
 
     Args:
@@ -77,7 +78,7 @@ def speed_chart(result: Result, looks: dict[str, Style], column: str, about: str
     return _over_x(column, about, series.settings(table, x), traces, x, height=320)
 
 
-def curve_charts(result: Result, looks: dict[str, Style]) -> list[Json]:
+def curve_charts(result: Results, looks: dict[str, Style]) -> list[Json]:
     """Learning curves, a chart for each batch size: each seed's validation error, and the means of both errors."""
     table, curves, x = result.table, result.curves, result.x
     means = {column: series.mean_curves(curves, column) for column in ("error", "train_error")}

@@ -9,9 +9,9 @@ from typing import Any
 
 import pandas as pd
 
-from groupnorm.lab import statistics
-from groupnorm.lab.palette import find_baseline, label
-from groupnorm.lab.series import X_NAMES, settings, troubles
+from groupnorm.lab.analysis import statistics
+from groupnorm.lab.analysis.curves import X_NAMES, settings, troubles
+from groupnorm.lab.analysis.labels import find_baseline, label
 
 ENDED = ("finished", "undefined", "diverged", "crashed")
 
@@ -41,8 +41,8 @@ def find(table: pd.DataFrame, x: str) -> Findings:
     """Compute the sentences.
 
     Args:
-        table: :attr:`groupnorm.lab.result.Result.table`.
-        x: :attr:`groupnorm.lab.result.Result.x`.
+        table: :attr:`groupnorm.lab.analysis.results.Results.table`.
+        x: :attr:`groupnorm.lab.analysis.results.Results.x`.
     """
     total = len(table)
     ended = int(table["status"].isin(ENDED).sum()) if total else 0

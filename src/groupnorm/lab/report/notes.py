@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from groupnorm.lab.cell import Cell
-from groupnorm.lab.result import Result
+from groupnorm.lab.analysis.results import Results
+from groupnorm.lab.common.trial import Cell
 
 _COUNTS = {"train": "training images", "val": "validation images", "classes": "classes"}
 _LIMITS = {
@@ -32,7 +32,7 @@ _ALWAYS = {
 }
 
 
-def data_line(result: Result) -> str:
+def data_line(result: Results) -> str:
     """The dataset in one line."""
     dataset = result.request.get("dataset") or {}
     name = str(dataset.get("name") or _values(result.cells, "dataset"))
@@ -40,7 +40,7 @@ def data_line(result: Result) -> str:
     return ", ".join([name, *counts])
 
 
-def notes(result: Result) -> dict[str, str]:
+def notes(result: Results) -> dict[str, str]:
     """Headings and paragraphs of the notes, from the configuration of the cells."""
     cells = result.cells
     if not cells:

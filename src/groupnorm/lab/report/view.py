@@ -10,11 +10,13 @@ from typing import Any
 import pandas as pd
 from markupsafe import Markup, escape
 
-from groupnorm.lab import cubes, statistics
-from groupnorm.lab.palette import Style, find_baseline
+from groupnorm.lab.analysis import statistics
+from groupnorm.lab.analysis.curves import settings
+from groupnorm.lab.analysis.labels import find_baseline
+from groupnorm.lab.analysis.results import Results
+from groupnorm.lab.plots import axis_diagrams as cubes
+from groupnorm.lab.plots.palette import Style
 from groupnorm.lab.report.findings import digits_for, points, resolved
-from groupnorm.lab.result import Result
-from groupnorm.lab.series import settings
 
 Json = dict[str, Any]
 
@@ -35,7 +37,7 @@ def tint(text: str, looks: dict[str, Style]) -> Markup:
     return Markup("").join(named.format(classes[p], p) if p in classes else escape(p) for p in pieces)
 
 
-def matrix(result: Result, looks: dict[str, Style]) -> Json:
+def matrix(result: Results, looks: dict[str, Style]) -> Json:
     """Norms by batch sizes: mean and interval of the error, and the paired difference to the baseline."""
     table, x = result.table, result.x
     columns = settings(table, x)
@@ -52,7 +54,7 @@ def matrix(result: Result, looks: dict[str, Style]) -> Json:
     return {"columns": columns, "rows": rows}
 
 
-def comparisons(result: Result, looks: dict[str, Style]) -> list[Json]:
+def comparisons(result: Results, looks: dict[str, Style]) -> list[Json]:
     """All paired differences with their p values."""
     order = {norm: index for index, norm in enumerate(looks)}
     rows = []
@@ -73,7 +75,7 @@ def comparisons(result: Result, looks: dict[str, Style]) -> list[Json]:
     return rows
 
 
-def runs(result: Result, looks: dict[str, Style]) -> list[Json]:
+def runs(result: Results, looks: dict[str, Style]) -> list[Json]:
     """Every cell, with what to show and what to sort by."""
     order = {norm: index for index, norm in enumerate(looks)}
     epochs = {cell.id: cell.epochs for cell in result.cells}

@@ -1,0 +1,1 @@
+"""What both wings know: the identity of a trial, the store on disk, random generators."""

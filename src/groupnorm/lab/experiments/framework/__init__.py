@@ -1,0 +1,1 @@
+"""What experiments are made of: scales and arms, claims and verdicts, the ledger."""

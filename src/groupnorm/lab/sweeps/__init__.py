@@ -1,0 +1,1 @@
+"""Many trials: what is asked for, who trains them, and the progress shown meanwhile."""

@@ -1,0 +1,1 @@
+"""One trial, trained: the loop, several seeds as one network, several processes."""
