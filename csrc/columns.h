@@ -1,12 +1,14 @@
-// Rows of columns [R, K]: the numbers of each column stand in arrays that the first-level cache holds.
+// Rows of columns [R, K]: the numbers of each column stand in arrays that the first-level cache cached.
 #pragma once
 #include "moments.h"
 #include "problem.h"
 #include "runs.h"
 #include "workspace.h"
 
+namespace groupnorm::INSTRUCTION_SET {
+
 // With room for a whole vector at any of them.
-inline int64_t padded_columns(int64_t columns) { return divide_up(columns, 16) * 16 + 16; }
+inline int64_t padded_columns(int64_t columns) { return ceil_div(columns, 16) * 16 + 16; }
 
 // A parameter with room for a whole vector at any of its channels; without one, the other value.
 template <class A>
@@ -16,7 +18,7 @@ const A* padded(const A* parameter, A otherwise, int64_t channels) {
     return columns;
 }
 
-// Calls f(column, rest) for each vector of `columns` columns; rest is 0 where the vector is full.
+// Calls f(column, tail) for each vector of `columns` columns; tail is 0 where the vector is full.
 template <int W, class F>
 inline void each_column(int64_t columns, F&& f) {
     int64_t j = 0;
@@ -31,15 +33,15 @@ void sum_rows(const T* x, int64_t rows, int64_t columns, A* sums) {
     int64_t r = 0;
     for (; r + 4 <= rows; r += 4) {
         const T* p = x + r * columns;
-        each_column<L::width>(columns, [&](int64_t j, int rest) {
-            auto a = take<L>(p + j, rest) + take<L>(p + columns + j, rest);
-            auto b = take<L>(p + 2 * columns + j, rest) + take<L>(p + 3 * columns + j, rest);
+        each_column<L::width>(columns, [&](int64_t j, int tail) {
+            auto a = load_prefetch<L>(p + j, tail) + load_prefetch<L>(p + columns + j, tail);
+            auto b = load_prefetch<L>(p + 2 * columns + j, tail) + load_prefetch<L>(p + 3 * columns + j, tail);
             L::store(sums + j, L::load(sums + j) + (a + b));
         });
     }
     for (; r < rows; r++)
-        each_column<L::width>(columns, [&](int64_t j, int rest) {
-            L::store(sums + j, L::load(sums + j) + take<L>(x + r * columns + j, rest));
+        each_column<L::width>(columns, [&](int64_t j, int tail) {
+            L::store(sums + j, L::load(sums + j) + load_prefetch<L>(x + r * columns + j, tail));
         });
 }
 
@@ -48,11 +50,11 @@ template <class T, class A = accumulator<T>>
 void sum_distances(const T* x, int64_t rows, int64_t columns, const A* about, A* distances, A* squares) {
     using L = Lanes<A>;
     using V = typename L::V;
-    auto step = [&](const T* p, int64_t some, int64_t j, int rest) {
+    auto step = [&](const T* p, int64_t some, int64_t j, int tail) {
         const V m = L::load(about + j);
         V d = L::load(distances + j), q = L::load(squares + j);
         for (int64_t r = 0; r < some; r++) {
-            V v = take<L>(p + r * columns + j, rest) - m;
+            V v = load_prefetch<L>(p + r * columns + j, tail) - m;
             d += v;
             q = L::fma(v, v, q);
         }
@@ -61,9 +63,9 @@ void sum_distances(const T* x, int64_t rows, int64_t columns, const A* about, A*
     };
     int64_t r = 0;
     for (; r + 4 <= rows; r += 4)
-        each_column<L::width>(columns, [&](int64_t j, int rest) { step(x + r * columns, 4, j, rest); });
+        each_column<L::width>(columns, [&](int64_t j, int tail) { step(x + r * columns, 4, j, tail); });
     for (; r < rows; r++)
-        each_column<L::width>(columns, [&](int64_t j, int rest) { step(x + r * columns, 1, j, rest); });
+        each_column<L::width>(columns, [&](int64_t j, int tail) { step(x + r * columns, 1, j, tail); });
 }
 
 // Sum over n columns, which may be many: no more than a few vectors are added in the arithmetic of A.
@@ -74,7 +76,7 @@ double column_sum(const A* a, int64_t n) {
     double all = 0;
     for (int64_t i = 0; i < n; i += some) {
         auto sum = L::splat(0);
-        each_column<L::width>(std::min(some, n - i), [&](int64_t j, int rest) { sum += load<L>(a + i + j, rest); });
+        each_column<L::width>(std::min(some, n - i), [&](int64_t j, int tail) { sum += load<L>(a + i + j, tail); });
         all += L::sum(sum);
     }
     return all;
@@ -98,8 +100,8 @@ template <class T, class Act, class A = accumulator<T>>
 void normalize_rows(const T* x, T* y, int64_t rows, int64_t columns, const Columns<A>& by, bool stream) {
     using L = Lanes<A>;
     for (int64_t r = 0; r < rows; r++, x += columns, y += columns) {
-        write<L>(y, columns, stream, [&](int64_t j, int rest) {
-            auto v = take<L>(x + j, rest) - L::load(by.mean + j);
+        write<L>(y, columns, stream, [&](int64_t j, int tail) INLINE {
+            auto v = load_prefetch<L>(x + j, tail) - L::load(by.mean + j);
             return Act::value(L::fma(v, L::load(by.scale + j), L::load(by.shift + j)));
         });
     }
@@ -110,12 +112,12 @@ template <class T, class Act, class A = accumulator<T>>
 void gradient_sums_of_rows(const T* x, const T* dy, int64_t rows, int64_t columns, const Columns<A>& by, A* d, A* dx) {
     using L = Lanes<A>;
     using V = typename L::V;
-    auto step = [&](int64_t from, int64_t some, int64_t j, int rest) {
+    auto step = [&](int64_t from, int64_t some, int64_t j, int tail) {
         const V m = L::load(by.mean + j), k = L::load(by.scale + j), b = L::load(by.shift + j);
         V sum = L::load(d + j), sum_x = L::load(dx + j);
         for (int64_t r = from; r < from + some; r++) {
-            V v = take<L>(x + r * columns + j, rest) - m;
-            V g = Act::gradient(L::fma(v, k, b), take<L>(dy + r * columns + j, rest));
+            V v = load_prefetch<L>(x + r * columns + j, tail) - m;
+            V g = Act::gradient(L::fma(v, k, b), load_prefetch<L>(dy + r * columns + j, tail));
             sum += g;
             sum_x = L::fma(g, v, sum_x);
         }
@@ -123,19 +125,21 @@ void gradient_sums_of_rows(const T* x, const T* dy, int64_t rows, int64_t column
         L::store(dx + j, sum_x);
     };
     int64_t r = 0;
-    for (; r + 4 <= rows; r += 4) each_column<L::width>(columns, [&](int64_t j, int rest) { step(r, 4, j, rest); });
-    for (; r < rows; r++) each_column<L::width>(columns, [&](int64_t j, int rest) { step(r, 1, j, rest); });
+    for (; r + 4 <= rows; r += 4) each_column<L::width>(columns, [&](int64_t j, int tail) { step(r, 4, j, tail); });
+    for (; r < rows; r++) each_column<L::width>(columns, [&](int64_t j, int tail) { step(r, 1, j, tail); });
 }
 
 template <class T, class Act, class A = accumulator<T>>
 void gradient_rows(const T* x, const T* dy, T* dx, int64_t rows, int64_t columns, const Columns<A>& by, bool stream) {
     using L = Lanes<A>;
     for (int64_t r = 0; r < rows; r++, x += columns, dy += columns, dx += columns) {
-        write<L>(dx, columns, stream, [&](int64_t j, int rest) {
-            auto v = take<L>(x + j, rest) - L::load(by.mean + j);
+        write<L>(dx, columns, stream, [&](int64_t j, int tail) {
+            auto v = load_prefetch<L>(x + j, tail) - L::load(by.mean + j);
             auto z = L::fma(v, L::load(by.scale + j), L::load(by.shift + j));
-            auto g = Act::gradient(z, take<L>(dy + j, rest));
+            auto g = Act::gradient(z, load_prefetch<L>(dy + j, tail));
             return L::fma(g, L::load(by.by_d + j), L::fma(v, L::load(by.by_x + j), L::load(by.constant + j)));
         });
     }
 }
+
+}  // namespace groupnorm::INSTRUCTION_SET

@@ -1,40 +1,45 @@
 // The kernels for one type of element, ELEMENT. Compiled for each, and for each instruction set that matters to it.
 #include "activation.h"
 #include "kernels.h"
-#include "lines.h"
-#include "planes.h"
-#include "rows.h"
+#include "nchw.h"
+#include "nchw_small.h"
+#include "nhwc.h"
 
+namespace groupnorm {
+namespace INSTRUCTION_SET {
 namespace {
 
 constexpr int64_t FEW_POSITIONS = 32;  // fewer than this leave vectors half empty, and a sample becomes one line
 
 // Calls f with an activation of elements of T.
 template <class T, class F>
-void with_activation(int which, F&& f) {
-    switch (which) {
-        case 1:
+void with_activation(Activation activation, F&& f) {
+    switch (activation) {
+        case Activation::relu:
             return f(Relu<T>{});
-        case 2:
+        case Activation::silu:
             return f(Silu<T>{});
-        case 3:
+        case Activation::gelu:
             return f(Gelu<T>{});
-        case 4:
+        case Activation::gelu_tanh:
             return f(GeluTanh<T>{});
-        default:
+        case Activation::none:
             return f(Identity<T>{});
     }
 }
 
-template <class Kernel, class Arguments>
+template <Kernel K, class Arguments>
 void run(const Arguments& arguments) {
-    Kernel kernel(arguments);
+    K kernel(arguments);
     schedule(kernel, arguments.p.threads);
     if constexpr (requires { kernel.parameters(); })
         if (arguments.dweight || arguments.dbias) kernel.parameters();
 }
 
 }  // namespace
+}  // namespace INSTRUCTION_SET
+
+using namespace INSTRUCTION_SET;
 
 template <class T>
 void forward(Forward<T> f) {
@@ -45,11 +50,11 @@ void forward(Forward<T> f) {
     with_activation<T>(f.p.activation, [&](auto act) {
         using Act = decltype(act);
         if (f.p.channels_last)
-            run<RowsForward<T, Act>>(f);
+            run<NhwcForward<T, Act>>(f);
         else if (f.p.positions < FEW_POSITIONS)
-            run<LinesForward<T, Act>>(f);
+            run<NchwSmallForward<T, Act>>(f);
         else
-            run<PlanesForward<T, Act>>(f);
+            run<NchwForward<T, Act>>(f);
     });
 }
 
@@ -58,13 +63,15 @@ void backward(Backward<T> b) {
     with_activation<T>(b.p.activation, [&](auto act) {
         using Act = decltype(act);
         if (b.p.channels_last)
-            run<RowsBackward<T, Act>>(b);
+            run<NhwcBackward<T, Act>>(b);
         else if (b.p.positions < FEW_POSITIONS)
-            run<LinesBackward<T, Act>>(b);
+            run<NchwSmallBackward<T, Act>>(b);
         else
-            run<PlanesBackward<T, Act>>(b);
+            run<NchwBackward<T, Act>>(b);
     });
 }
 
 template void forward(Forward<ELEMENT>);
 template void backward(Backward<ELEMENT>);
+
+}  // namespace groupnorm

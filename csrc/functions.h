@@ -5,6 +5,8 @@
 
 #include "lanes.h"
 
+namespace groupnorm::INSTRUCTION_SET {
+
 // The coefficients begin with that of the highest power.
 template <class L, class... Lower>
 inline typename L::V polynomial(typename L::V x, float highest, Lower... lower) {
@@ -49,7 +51,7 @@ template <class T, class V = typename Lanes<accumulator<T>>::V>
 inline V logistic(V x) {
     using L = Lanes<accumulator<T>>;
     constexpr int most = sizeof(accumulator<T>) == 4 ? 126 : 1022;  // beyond it a reciprocal is no normal number
-    const V exponent = L::smaller(L::splat(most), x * L::splat(-M_LOG2E)), one = L::splat(1);
+    const V exponent = L::min(L::splat(most), x * L::splat(-M_LOG2E)), one = L::splat(1);
     if constexpr (std::is_same_v<T, bfloat16>)
         return L::about_reciprocal(one + about_power_of_two(exponent));
     else
@@ -65,7 +67,7 @@ struct Normal {
 // Below -a lies e^(-a^2/2) P(t), t = 1 / (1 + 0.26 a); P was fitted for the least relative error, 5e-9 up to a = 14.
 inline Normal<Lanes<float>::V> normal(Lanes<float>::V x) {
     using L = Lanes<float>;
-    L::V a = L::smaller(L::splat(1000.0f), L::magnitude(x)), one = L::splat(1.0f);  // of inf there is no reciprocal
+    L::V a = L::min(L::splat(1000.0f), L::abs(x)), one = L::splat(1.0f);  // of inf there is no reciprocal
     L::V e = power_of_two(a * a * L::splat(-0.5f * (float)M_LOG2E));
     L::V t = L::reciprocal(L::fma(a, L::splat(0.26f), one));
     L::V p = polynomial<L>(t, 0.03392564f, -0.17051573f, 0.2909748f, -0.20080088f, 0.20010845f, 0.031212762f,
@@ -78,3 +80,5 @@ inline Normal<Lanes<double>::V> normal(Lanes<double>::V x) {
     return {one_by_one(x, [](double a) { return 0.5 * std::erfc(-a * M_SQRT1_2); }),
             one_by_one(x, [](double a) { return 0.398942280401432678 * std::exp(-0.5 * a * a); })};
 }
+
+}  // namespace groupnorm::INSTRUCTION_SET

@@ -7,35 +7,64 @@
 #include "parallel.h"
 #include "workspace.h"
 
+namespace groupnorm {
+
+Fork fork_threads = nullptr;
+Number thread_number = nullptr;
+
+Workspace& workspace() {
+    thread_local Workspace own;
+    return own;
+}
+
+std::byte* Workspace::take(size_t bytes) {
+    bytes = (bytes + 63) / 64 * 64;
+    used += bytes;
+    if (used <= size) return kept.get() + (used - bytes);
+    others.emplace_back(new std::byte[bytes]);
+    return others.back().get();
+}
+
+void Workspace::clear() {
+    if (used > size && used <= MOST) {
+        kept.reset(new (std::nothrow) std::byte[used]);
+        size = kept ? used : 0;
+    }
+    others.clear();
+    used = 0;
+}
+
 namespace {
 
 // Calls f with a null pointer to the type of the elements. 0, or 1 where memory or threads ran out: an exception must
 // not leave a function that C calls.
 template <class F>
-int with_dtype(int which, F&& f) noexcept {
-    int failed = 0;
+int with_dtype(Dtype dtype, F&& f) noexcept {
+    const Scope scope;
     try {
-        switch (which) {
-            case 1:
+        switch (dtype) {
+            case Dtype::bfloat16:
                 f((bfloat16*)nullptr);
                 break;
-            case 2:
+            case Dtype::float16:
                 f((float16*)nullptr);
                 break;
-            case 3:
+            case Dtype::float64:
                 f((double*)nullptr);
                 break;
-            default:
+            case Dtype::float32:
                 f((float*)nullptr);
         }
+        return 0;
     } catch (const std::exception&) {
-        failed = 1;
+        return 1;
     }
-    workspace.clear();
-    return failed;
 }
 
 }  // namespace
+}  // namespace groupnorm
+
+using namespace groupnorm;
 
 #define EXPORTED __attribute__((visibility("default")))
 

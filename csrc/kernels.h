@@ -2,8 +2,12 @@
 #pragma once
 #include "problem.h"
 
+namespace groupnorm {
+
 template <class T>
 void forward(Forward<T> f);
 
 template <class T>
 void backward(Backward<T> b);
+
+}  // namespace groupnorm

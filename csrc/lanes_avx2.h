@@ -6,6 +6,8 @@
 
 #include "numbers.h"
 
+namespace groupnorm::INSTRUCTION_SET {
+
 template <class A>
 struct Lanes;
 
@@ -51,17 +53,17 @@ struct Lanes<float> {
     static V keep(V v, int n) { return _mm256_and_ps(v, _mm256_castsi256_ps(first(n))); }
     static V where_positive(V z, V v) { return _mm256_and_ps(v, _mm256_cmp_ps(z, splat(0), _CMP_NLE_UQ)); }
     static V choose_negative(V z, V then, V otherwise) { return _mm256_blendv_ps(otherwise, then, z); }
-    static V magnitude(V v) { return _mm256_andnot_ps(splat(-0.0f), v); }
+    static V abs(V v) { return _mm256_andnot_ps(splat(-0.0f), v); }
     // Of two numbers the larger or smaller; NaN where the second is NaN.
-    static V larger(V a, V b) { return _mm256_max_ps(a, b); }
-    static V smaller(V a, V b) { return _mm256_min_ps(a, b); }
+    static V max(V a, V b) { return _mm256_max_ps(a, b); }
+    static V min(V a, V b) { return _mm256_min_ps(a, b); }
     // v - floor(v), and v * 2^floor(n) for n up to 127; what is below -126 counts as that
     static V fraction(V v) {
-        v = larger(splat(-126), v);
+        v = max(splat(-126), v);
         return v - _mm256_floor_ps(v);
     }
     static V times_power_of_two(V v, V n) {
-        __m256i exponent = _mm256_cvtps_epi32(_mm256_floor_ps(larger(splat(-126), n)));
+        __m256i exponent = _mm256_cvtps_epi32(_mm256_floor_ps(max(splat(-126), n)));
         return v * _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_add_epi32(exponent, _mm256_set1_epi32(127)), 23));
     }
     static V reciprocal(V v) { return splat(1) / v; }
@@ -108,8 +110,8 @@ struct Lanes<double> {
     static V fma(V a, V b, V c) { return _mm256_fmadd_pd(a, b, c); }
     static V keep(V v, int n) { return _mm256_and_pd(v, _mm256_castsi256_pd(first(n))); }
     static V where_positive(V z, V v) { return _mm256_and_pd(v, _mm256_cmp_pd(z, splat(0), _CMP_NLE_UQ)); }
-    static V larger(V a, V b) { return _mm256_max_pd(a, b); }
-    static V smaller(V a, V b) { return _mm256_min_pd(a, b); }
+    static V max(V a, V b) { return _mm256_max_pd(a, b); }
+    static V min(V a, V b) { return _mm256_min_pd(a, b); }
     static double sum(V v) {
         __m128d q = _mm_add_pd(_mm256_castpd256_pd128(v), _mm256_extractf128_pd(v, 1));
         return _mm_cvtsd_f64(_mm_add_sd(q, _mm_unpackhi_pd(q, q)));
@@ -118,3 +120,5 @@ struct Lanes<double> {
   private:
     static __m256i first(int n) { return _mm256_cmpgt_epi64(_mm256_set1_epi64x(n), _mm256_setr_epi64x(0, 1, 2, 3)); }
 };
+
+}  // namespace groupnorm::INSTRUCTION_SET

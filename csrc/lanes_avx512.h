@@ -4,6 +4,8 @@
 
 #include "numbers.h"
 
+namespace groupnorm::INSTRUCTION_SET {
+
 template <class A>
 struct Lanes;
 
@@ -45,10 +47,10 @@ struct Lanes<float> {
     static V choose_negative(V z, V then, V otherwise) {
         return _mm512_mask_blend_ps(_mm512_movepi32_mask(_mm512_castps_si512(z)), otherwise, then);
     }
-    static V magnitude(V v) { return _mm512_abs_ps(v); }
+    static V abs(V v) { return _mm512_abs_ps(v); }
     // Of two numbers the larger or smaller; NaN where the second is NaN.
-    static V larger(V a, V b) { return _mm512_max_ps(a, b); }
-    static V smaller(V a, V b) { return _mm512_min_ps(a, b); }
+    static V max(V a, V b) { return _mm512_max_ps(a, b); }
+    static V min(V a, V b) { return _mm512_min_ps(a, b); }
     // v - floor(v), and v * 2^floor(n)
     static V fraction(V v) { return _mm512_reduce_ps(v, _MM_FROUND_TO_NEG_INF | _MM_FROUND_NO_EXC); }
     static V times_power_of_two(V v, V n) { return _mm512_scalef_ps(v, n); }
@@ -105,8 +107,8 @@ struct Lanes<double> {
     static V fma(V a, V b, V c) { return _mm512_fmadd_pd(a, b, c); }
     static V keep(V v, int n) { return _mm512_maskz_mov_pd(first(n), v); }
     static V where_positive(V z, V v) { return _mm512_maskz_mov_pd(_mm512_cmp_pd_mask(z, splat(0), _CMP_NLE_UQ), v); }
-    static V larger(V a, V b) { return _mm512_max_pd(a, b); }
-    static V smaller(V a, V b) { return _mm512_min_pd(a, b); }
+    static V max(V a, V b) { return _mm512_max_pd(a, b); }
+    static V min(V a, V b) { return _mm512_min_pd(a, b); }
     static double sum(V v) {
         __m256d half = _mm256_add_pd(_mm512_castpd512_pd256(v), _mm512_extractf64x4_pd(v, 1));
         __m128d q = _mm_add_pd(_mm256_castpd256_pd128(half), _mm256_extractf128_pd(half, 1));
@@ -116,3 +118,5 @@ struct Lanes<double> {
   private:
     static __mmask8 first(int n) { return (__mmask8)((1u << n) - 1); }
 };
+
+}  // namespace groupnorm::INSTRUCTION_SET

@@ -6,19 +6,21 @@
 
 #include "lanes.h"
 
+namespace groupnorm::INSTRUCTION_SET {
+
 constexpr int64_t AHEAD = 1024;  // bytes: asked for early, for the processor alone does not look that far along rows
 
-// The vector at p, or the first `rest` elements of it where that is not 0.
+// The vector at p, or the first `tail` elements of it where that is not 0.
 template <class L, class T>
-inline typename L::V load(const T* p, int rest) {
-    return rest ? L::load(p, rest) : L::load(p);
+inline typename L::V load(const T* p, int tail) {
+    return tail ? L::load(p, tail) : L::load(p);
 }
 
 // The same of what comes from far.
 template <class L, class T>
-inline typename L::V take(const T* p, int rest) {
-    if (!rest) _mm_prefetch((const char*)p + AHEAD, _MM_HINT_T0);
-    return load<L>(p, rest);
+inline typename L::V load_prefetch(const T* p, int tail) {
+    if (!tail) _mm_prefetch((const char*)p + AHEAD, _MM_HINT_T0);
+    return load<L>(p, tail);
 }
 
 struct Moments {
@@ -57,8 +59,8 @@ void add_run(const T* x, const T* add, T* total, int64_t n) {
     using L = Lanes<accumulator<T>>;
     constexpr int W = L::width;
     int64_t i = 0;
-    for (; i + W <= n; i += W) L::store(total + i, take<L>(x + i, 0) + take<L>(add + i, 0));
-    if (const int rest = n - i) L::store(total + i, L::load(x + i, rest) + L::load(add + i, rest), rest);
+    for (; i + W <= n; i += W) L::store(total + i, load_prefetch<L>(x + i, 0) + load_prefetch<L>(add + i, 0));
+    if (const int tail = n - i) L::store(total + i, L::load(x + i, tail) + L::load(add + i, tail), tail);
 }
 
 // The mean of n neighbours, roughly.
@@ -70,9 +72,9 @@ A mean_of_chunk(const T* x, int64_t n) {
     V s[4] = {L::splat(0), L::splat(0), L::splat(0), L::splat(0)};
     int64_t i = 0;
     for (; i + 4 * W <= n; i += 4 * W)
-        for (int k = 0; k < 4; k++) s[k] += take<L>(x + i + k * W, 0);
+        for (int k = 0; k < 4; k++) s[k] += load_prefetch<L>(x + i + k * W, 0);
     for (; i + W <= n; i += W) s[0] += L::load(x + i);
-    if (const int rest = n - i) s[1] += L::load(x + i, rest);
+    if (const int tail = n - i) s[1] += L::load(x + i, tail);
     return L::sum((s[0] + s[1]) + (s[2] + s[3])) / n;
 }
 
@@ -87,7 +89,7 @@ Moments moments_of_chunk(const T* x, int64_t n, A about) {
     int64_t i = 0;
     for (; i + 4 * W <= n; i += 4 * W)
         for (int k = 0; k < 4; k++) {
-            V v = take<L>(x + i + k * W, 0) - m;
+            V v = load_prefetch<L>(x + i + k * W, 0) - m;
             d[k % 2] += v;
             q[k] = L::fma(v, v, q[k]);
         }
@@ -96,8 +98,8 @@ Moments moments_of_chunk(const T* x, int64_t n, A about) {
         d[0] += v;
         q[0] = L::fma(v, v, q[0]);
     }
-    if (const int rest = n - i) {
-        V v = L::keep(L::load(x + i, rest) - m, rest);
+    if (const int tail = n - i) {
+        V v = L::keep(L::load(x + i, tail) - m, tail);
         d[1] += v;
         q[1] = L::fma(v, v, q[1]);
     }
@@ -125,3 +127,5 @@ Moments moments_of_run(const T* x, const T* add, T* total, int64_t n) {
     }
     return all;
 }
+
+}  // namespace groupnorm::INSTRUCTION_SET

@@ -2,6 +2,8 @@
 #pragma once
 #include <cstdint>
 
+namespace groupnorm {
+
 struct bfloat16 {
     uint16_t bits;
 };
@@ -22,3 +24,5 @@ struct Accumulates<double> {
 
 template <class T>
 using accumulator = typename Accumulates<T>::type;
+
+}  // namespace groupnorm

@@ -6,11 +6,16 @@
 #include <thread>
 #include <vector>
 
+namespace groupnorm {
+
 // GOMP_parallel and omp_get_thread_num of that runtime; null where it has none, and threads are started for each call.
 using Fork = void (*)(void (*)(void*), void*, unsigned, unsigned);
 using Number = int (*)();
-inline Fork fork_threads = nullptr;
-inline Number thread_number = nullptr;
+extern Fork fork_threads;
+extern Number thread_number;
+
+#ifdef INSTRUCTION_SET
+namespace INSTRUCTION_SET {
 
 // Calls task(worker, i) for each i below `tasks`; the worker is below `threads`, and its number is that of the thread.
 // Each worker has the tasks that a static division gives it, since the operations before and after, which divide their
@@ -53,3 +58,8 @@ void parallel(int threads, int64_t tasks, Task&& task, bool backwards = false) {
         work(0);
     }
 }
+
+}  // namespace INSTRUCTION_SET
+#endif
+
+}  // namespace groupnorm

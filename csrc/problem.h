@@ -4,9 +4,17 @@
 
 #include "numbers.h"
 
+namespace groupnorm {
+
+enum class Dtype : int32_t { float32, bfloat16, float16, float64 };
+enum class Activation : int32_t { none, relu, silu, gelu, gelu_tanh };
+
 struct Problem {  // laid out as groupnorm.ops.cpu.Problem
     int64_t samples, channels, positions, groups;
-    int32_t dtype, channels_last, activation, threads;
+    Dtype dtype;
+    int32_t channels_last;
+    Activation activation;
+    int32_t threads;
 };
 
 // y = act((x - mean) * rstd * weight + bias), x [N, C, S] or [N, S, C], mean and rstd [N, G].
@@ -40,4 +48,6 @@ struct Backward {
 
 constexpr int64_t SLICE = 32768;  // elements of a task; a function of the shape alone, so that results are too
 
-inline int64_t divide_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
+constexpr int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
+
+}  // namespace groupnorm

@@ -4,8 +4,9 @@
 #include <algorithm>
 #include <cstddef>
 #include <memory>
-#include <new>
 #include <vector>
+
+namespace groupnorm {
 
 class Workspace {
     static constexpr size_t MOST = size_t(1) << 22;
@@ -14,31 +15,25 @@ class Workspace {
     size_t size = 0, used = 0;
 
   public:
-    std::byte* take(size_t bytes) {
-        bytes = (bytes + 63) / 64 * 64;
-        used += bytes;
-        if (used <= size) return kept.get() + (used - bytes);
-        others.emplace_back(new std::byte[bytes]);
-        return others.back().get();
-    }
-
-    // Nothing is in use any more.
-    void clear() {
-        if (used > size && used <= MOST) {
-            kept.reset(new (std::nothrow) std::byte[used]);
-            size = kept ? used : 0;
-        }
-        others.clear();
-        used = 0;
-    }
+    std::byte* take(size_t bytes);
+    void clear();  // nothing is in use any more
 };
 
-inline thread_local Workspace workspace;
+// That of this thread.
+Workspace& workspace();
+
+// Gives the memory of a call back when the call ends.
+struct Scope {
+    ~Scope() { workspace().clear(); }
+};
+
+#ifdef INSTRUCTION_SET
+namespace INSTRUCTION_SET {
 
 // n elements, uninitialised, until the call of this thread ends.
 template <class T>
 T* temporary(size_t n) {
-    return (T*)workspace.take(n * sizeof(T));
+    return (T*)workspace().take(n * sizeof(T));
 }
 
 template <class T>
@@ -47,3 +42,8 @@ T* filled(size_t n, T value = {}) {
     std::fill_n(numbers, n, value);
     return numbers;
 }
+
+}  // namespace INSTRUCTION_SET
+#endif
+
+}  // namespace groupnorm

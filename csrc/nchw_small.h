@@ -8,11 +8,13 @@
 #include "schedule.h"
 #include "workspace.h"
 
-struct LinesShape {
+namespace groupnorm::INSTRUCTION_SET {
+
+struct NchwSmallShape {
     static constexpr int64_t PART = 4096;                    // columns that are gone through together
     int64_t samples, channels, wide, columns, groups, size;  // size: columns of a group
 
-    LinesShape(const Problem& p)
+    NchwSmallShape(const Problem& p)
         : samples(p.samples),
           channels(p.channels),
           wide(p.positions),
@@ -32,7 +34,7 @@ struct LinesShape {
 template <class A>
 class ColumnParameters {
     static constexpr int64_t SHORT = 16384;
-    const LinesShape& shape;
+    const NchwSmallShape& shape;
     const A *const weight, *const bias;
     A* columns;  // of the whole line, or of a part for each worker: scales, then shifts
     const bool whole;
@@ -49,7 +51,7 @@ class ColumnParameters {
     }
 
   public:
-    ColumnParameters(const LinesShape& shape, const A* weight, const A* bias, int workers)
+    ColumnParameters(const NchwSmallShape& shape, const A* weight, const A* bias, int workers)
         : shape(shape),
           weight(weight),
           bias(bias),
@@ -72,26 +74,26 @@ class ColumnParameters {
 };
 
 template <class T, class Act>
-class LinesForward {
+class NchwSmallForward {
     using A = accumulator<T>;
     using L = Lanes<A>;
     const Forward<T>& f;
-    const LinesShape shape;
+    const NchwSmallShape shape;
     const Destination<T> to;
     const ColumnParameters<A> parameter;
-    A* low;  // what rounding the mean to its dtype took off
+    A* mean_lo;  // what rounding the mean to its dtype took off
 
   public:
-    LinesForward(const Forward<T>& f)
+    NchwSmallForward(const Forward<T>& f)
         : f(f),
           shape(f.p),
           to(f.y, shape.samples * shape.columns),
           parameter(shape, f.weight, f.bias, f.p.threads),
-          low(filled<A>(shape.samples * shape.groups)) {}
+          mean_lo(filled<A>(shape.samples * shape.groups)) {}
 
     int64_t units() const { return shape.samples; }
     int64_t slices() const { return 1; }
-    int64_t block() const { return std::max<int64_t>(divide_up(shape.samples, 64), SLICE / 8 / shape.size); }
+    int64_t block() const { return std::max<int64_t>(ceil_div(shape.samples, 64), SLICE / 8 / shape.size); }
     bool reduces() const { return !f.given; }
     bool applies() const { return f.y; }
 
@@ -102,7 +104,7 @@ class LinesForward {
                 moments_of_run(f.x + at, f.add ? f.add + at : nullptr, f.add ? f.total + at : nullptr, shape.size);
             f.mean[i] = all.mean;
             f.rstd[i] = inverse_deviation(all, f.eps);
-            low[i] = all.mean - f.mean[i];
+            mean_lo[i] = all.mean - f.mean[i];
         }
     }
 
@@ -113,12 +115,12 @@ class LinesForward {
         T* y = f.y + sample * shape.columns;
         for (int64_t g = 0; g < shape.groups; g++) {
             const int64_t i = sample * shape.groups + g;
-            const auto m = L::splat(f.mean[i]), r = L::splat(f.rstd[i]), off = L::splat(-low[i] * f.rstd[i]);
+            const auto m = L::splat(f.mean[i]), r = L::splat(f.rstd[i]), off = L::splat(-mean_lo[i] * f.rstd[i]);
             shape.each_part(g, [&](int64_t j, int64_t n) {
                 const auto [weight, bias] = parameter.at(worker, j, n);
                 const A *w = weight, *b = bias;  // a lambda cannot capture the names of a pair's parts
-                write<L>(y + j, n, to.streams(), [&](int64_t k, int rest) {
-                    auto xhat = L::fma(take<L>(x + j + k, rest) - m, r, off);
+                write<L>(y + j, n, to.streams(), [&](int64_t k, int tail) INLINE {
+                    auto xhat = L::fma(load_prefetch<L>(x + j + k, tail) - m, r, off);
                     return Act::value(L::fma(xhat, L::load(w + k), L::load(b + k)));
                 });
             });
@@ -130,12 +132,12 @@ class LinesForward {
 // these change no bit; so many that the sums for scale and shift, which each block of samples has for itself, take at
 // most half of what the input takes.
 template <class T, class Act>
-class LinesBackward {
+class NchwSmallBackward {
     using A = accumulator<T>;
     using L = Lanes<A>;
     using V = typename L::V;
     const Backward<T>& b;
-    const LinesShape shape;
+    const NchwSmallShape shape;
     const int64_t groups_of_unit, unit_row, samples_of_unit, blocks;
     const Destination<T> to;
     const ColumnParameters<A> parameter;
@@ -163,14 +165,14 @@ class LinesBackward {
     }
 
   public:
-    LinesBackward(const Backward<T>& b)
+    NchwSmallBackward(const Backward<T>& b)
         : b(b),
           shape(b.p),
           groups_of_unit(std::clamp<int64_t>(SLICE / 8 / shape.size, 1, shape.groups)),
-          unit_row(divide_up(shape.groups, groups_of_unit)),
+          unit_row(ceil_div(shape.groups, groups_of_unit)),
           samples_of_unit(std::max(
-              {divide_up(shape.samples, 64), SLICE / 8 / shape.size, divide_up(32, shape.wide * (int64_t)sizeof(T))})),
-          blocks(divide_up(shape.samples, samples_of_unit)),
+              {ceil_div(shape.samples, 64), SLICE / 8 / shape.size, ceil_div(32, shape.wide * (int64_t)sizeof(T))})),
+          blocks(ceil_div(shape.samples, samples_of_unit)),
           to(b.dx, shape.samples * shape.columns),
           parameter(shape, b.weight, b.bias, b.p.threads),
           totals(filled<double>(2 * blocks * shape.channels)),
@@ -211,10 +213,10 @@ class LinesBackward {
                     const int64_t i = sample * shape.groups + g, at = sample * shape.columns + j;
                     const V m = L::splat(b.mean[i]), r = L::splat(b.rstd[i]);
                     V sum = L::splat(0), sum_x = L::splat(0);
-                    each_column<L::width>(n, [&](int64_t k, int rest) {
-                        const V xhat = (take<L>(b.x + at + k, rest) - m) * r, scale = load<L>(w + k, rest);
-                        const V grad =
-                            Act::gradient(L::fma(xhat, scale, load<L>(s + k, rest)), take<L>(b.dy + at + k, rest));
+                    each_column<L::width>(n, [&](int64_t k, int tail) {
+                        const V xhat = (load_prefetch<L>(b.x + at + k, tail) - m) * r, scale = load<L>(w + k, tail);
+                        const V grad = Act::gradient(L::fma(xhat, scale, load<L>(s + k, tail)),
+                                                     load_prefetch<L>(b.dy + at + k, tail));
                         L::store(d + k, L::load(d + k) + grad);
                         L::store(dx + k, L::fma(grad, xhat, L::load(dx + k)));
                         sum = L::fma(grad, scale, sum);
@@ -250,9 +252,10 @@ class LinesBackward {
                     const Factors by = b.fixed ? Factors{0, 0} : factors[i];
                     const V m = L::splat(b.mean[i]), r = L::splat(b.rstd[i]), kx = L::splat(by.xhat),
                             k0 = L::splat(by.constant);
-                    write<L>(b.dx + at, n, to.streams(), [&](int64_t k, int rest) {
-                        const V xhat = (take<L>(b.x + at + k, rest) - m) * r, scale = L::load(w + k);
-                        const V grad = Act::gradient(L::fma(xhat, scale, L::load(s + k)), take<L>(b.dy + at + k, rest));
+                    write<L>(b.dx + at, n, to.streams(), [&](int64_t k, int tail) {
+                        const V xhat = (load_prefetch<L>(b.x + at + k, tail) - m) * r, scale = L::load(w + k);
+                        const V grad =
+                            Act::gradient(L::fma(xhat, scale, L::load(s + k)), load_prefetch<L>(b.dy + at + k, tail));
                         return L::fma(grad * scale, r, L::fma(xhat, kx, k0));
                     });
                 });
@@ -267,3 +270,5 @@ class LinesBackward {
         if (b.dweight) std::copy_n(total(0, 1), shape.channels, b.dweight);
     }
 };
+
+}  // namespace groupnorm::INSTRUCTION_SET

@@ -7,24 +7,26 @@
 #include "schedule.h"
 #include "workspace.h"
 
-struct RowsShape {
+namespace groupnorm::INSTRUCTION_SET {
+
+struct NhwcShape {
     int64_t samples, rows, columns, groups, bytes;  // bytes: of an element
 
-    RowsShape(const Problem& p, int64_t bytes)
+    NhwcShape(const Problem& p, int64_t bytes)
         : samples(p.samples), rows(p.positions), columns(p.channels), groups(p.groups), bytes(bytes) {}
 
     int64_t size() const { return columns / groups; }
     int64_t span() const { return std::min(rows, std::clamp<int64_t>(SLICE / columns, 16, 256)); }
-    int64_t slices() const { return divide_up(rows, span()); }
+    int64_t slices() const { return ceil_div(rows, span()); }
     int64_t rows_of(int64_t slice) const { return std::min(span(), rows - slice * span()); }
     int64_t at(int64_t sample, int64_t slice) const { return (sample * rows + slice * span()) * columns; }
     // Samples of a unit. Not a function of the channels, so that more of these change no bit; enough of them that what
     // each block of samples and each worker has for itself takes no more memory than the input.
     int64_t block() const {
         if (slices() > 1) return 1;
-        return std::max({divide_up(samples, 64), SLICE / 8 / (rows * size()), divide_up(64, rows * bytes)});
+        return std::max({ceil_div(samples, 64), SLICE / 8 / (rows * size()), ceil_div(64, rows * bytes)});
     }
-    int64_t blocks() const { return divide_up(samples, block()); }
+    int64_t blocks() const { return ceil_div(samples, block()); }
     int workers(int threads) const { return (int)std::min<int64_t>(threads, blocks() * slices()); }
     int64_t padded() const { return padded_columns(columns); }
 };
@@ -46,36 +48,36 @@ class Scratch {
 };
 
 // Which sample's numbers the arrays of each worker hold.
-class Holds {
+class SampleCache {
     static constexpr int64_t APART = 16;  // so that no two workers write to one line of the caches
     int64_t* const samples;
 
   public:
-    Holds(int workers) : samples(filled<int64_t>(workers * APART, -1)) {}
+    SampleCache(int workers) : samples(filled<int64_t>(workers * APART, -1)) {}
 
     // Whether they held another one; from now on they hold this.
     bool change(int worker, int64_t sample) { return std::exchange(samples[worker * APART], sample) != sample; }
 };
 
 template <class T, class Act>
-class RowsForward {
+class NhwcForward {
     using A = accumulator<T>;
     const Forward<T>& f;
-    const RowsShape shape;
+    const NhwcShape shape;
     const Destination<T> to;
     const A *const weight, *const bias;
     const Scratch<A> scratch;  // mean, scale, shift; about, distances, squares
-    Holds holds;
+    SampleCache cached;
     Moments* moments;
-    A* low;  // what rounding the mean to its dtype took off
+    A* mean_lo;  // what rounding the mean to its dtype took off
 
     Columns<A> columns_of(int worker, int64_t sample) {
         A* shift = scratch.array(worker, 2);
         Columns<A> by{scratch.array(worker, 0), scratch.array(worker, 1), shift};
-        if (holds.change(worker, sample)) {
+        if (cached.change(worker, sample)) {
             for (int64_t g = 0; g < shape.groups; g++) {
                 const A mean = f.mean[sample * shape.groups + g], rstd = f.rstd[sample * shape.groups + g];
-                const A off = low[sample * shape.groups + g];
+                const A off = mean_lo[sample * shape.groups + g];
                 for (int64_t j = g * shape.size(); j < (g + 1) * shape.size(); j++) {
                     by.mean[j] = mean;
                     by.scale[j] = rstd * weight[j];
@@ -87,16 +89,16 @@ class RowsForward {
     }
 
   public:
-    RowsForward(const Forward<T>& f)
+    NhwcForward(const Forward<T>& f)
         : f(f),
           shape(f.p, sizeof(T)),
           to(f.y, shape.samples * shape.rows * shape.columns),
           weight(padded<A>(f.weight, 1, shape.columns)),
           bias(padded<A>(f.bias, 0, shape.columns)),
           scratch(shape.columns, 6, shape.workers(f.p.threads)),
-          holds(f.p.threads),
+          cached(f.p.threads),
           moments(f.given ? nullptr : temporary<Moments>(shape.samples * shape.slices() * shape.groups)),
-          low(filled<A>(shape.samples * shape.groups)) {}
+          mean_lo(filled<A>(shape.samples * shape.groups)) {}
 
     int64_t units() const { return shape.samples; }
     int64_t slices() const { return shape.slices(); }
@@ -106,7 +108,7 @@ class RowsForward {
 
     void reduce(int worker, int64_t sample, int64_t slice) {
         const int64_t from = shape.at(sample, slice), rows = shape.rows_of(slice), size = shape.size();
-        const int64_t first = divide_up(rows, 4);
+        const int64_t first = ceil_div(rows, 4);
         const T* x = f.x + from;
         if (f.add) {
             add_run(x, f.add + from, f.total + from, rows * shape.columns);
@@ -139,7 +141,7 @@ class RowsForward {
                 all.merge(moments[(sample * shape.slices() + s) * shape.groups + g]);
             f.mean[i] = all.mean;
             f.rstd[i] = inverse_deviation(all, f.eps);
-            low[i] = all.mean - f.mean[i];
+            mean_lo[i] = all.mean - f.mean[i];
         }
     }
 
@@ -153,14 +155,14 @@ class RowsForward {
 };
 
 template <class T, class Act>
-class RowsBackward {
+class NhwcBackward {
     using A = accumulator<T>;
     const Backward<T>& b;
-    const RowsShape shape;
+    const NhwcShape shape;
     const Destination<T> to;
     const A *const weight, *const bias;
     const Scratch<A> scratch;  // mean, scale, by x, constant
-    Holds holds;
+    SampleCache cached;
     Scratch<A> partial;      // [sums of d, of d (x - mean)] of each slice, by worker where a sample is one slice
     Scratch<double> pooled;  // the same of a sample, by worker
     Scratch<double> totals;  // [of d, of d xhat] of each block of samples
@@ -177,7 +179,7 @@ class RowsBackward {
     Columns<A> columns_of(int worker, int64_t sample) {
         A *scale = scratch.array(worker, 1), *by_x = scratch.array(worker, 2), *constant = scratch.array(worker, 3);
         Columns<A> by{scratch.array(worker, 0), scale, bias, scale, by_x, constant};
-        if (holds.change(worker, sample)) {
+        if (cached.change(worker, sample)) {
             for (int64_t g = 0; g < shape.groups; g++) {
                 const A mean = b.mean[sample * shape.groups + g], rstd = b.rstd[sample * shape.groups + g];
                 for (int64_t j = g * shape.size(); j < (g + 1) * shape.size(); j++) {
@@ -190,14 +192,14 @@ class RowsBackward {
     }
 
   public:
-    RowsBackward(const Backward<T>& b)
+    NhwcBackward(const Backward<T>& b)
         : b(b),
           shape(b.p, sizeof(T)),
           to(b.dx, shape.samples * shape.rows * shape.columns),
           weight(padded<A>(b.weight, 1, shape.columns)),
           bias(padded<A>(b.bias, 0, shape.columns)),
           scratch(shape.columns, 4, shape.workers(b.p.threads)),
-          holds(b.p.threads),
+          cached(b.p.threads),
           partial(shape.columns, shape.slices() == 1 ? 2 : 2 * shape.samples * shape.slices(),
                   shape.slices() == 1 ? shape.workers(b.p.threads) : 1),
           pooled(shape.columns, 2, shape.workers(b.p.threads)),
@@ -276,3 +278,5 @@ class RowsBackward {
         if (b.dbias) std::copy_n(d, shape.columns, b.dbias);
     }
 };
+
+}  // namespace groupnorm::INSTRUCTION_SET

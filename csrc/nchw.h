@@ -7,18 +7,20 @@
 #include "schedule.h"
 #include "workspace.h"
 
+namespace groupnorm::INSTRUCTION_SET {
+
 // A group in slices: some of its channels whole, or some of the positions of one channel.
-struct PlaneSlices {
+struct NchwSlices {
     int64_t size, positions, span, parts, several;
 
-    PlaneSlices(const Problem& p)
+    NchwSlices(const Problem& p)
         : size(p.channels / p.groups),
           positions(p.positions),
           span(std::min(p.positions, SLICE)),
-          parts(divide_up(p.positions, span)),
+          parts(ceil_div(p.positions, span)),
           several(std::max<int64_t>(1, SLICE / p.positions)) {}
 
-    int64_t count() const { return divide_up(size, several) * parts; }
+    int64_t count() const { return ceil_div(size, several) * parts; }
     int64_t block() const { return std::max<int64_t>(1, SLICE / (size * positions)); }
 
     // The slice in memory, where its channels are neighbours: first element, elements.
@@ -38,21 +40,21 @@ struct PlaneSlices {
 };
 
 template <class T, class Act>
-class PlanesForward {
+class NchwForward {
     using A = accumulator<T>;
     const Forward<T>& f;
-    const PlaneSlices cut;
+    const NchwSlices cut;
     const Destination<T> to;
     Moments* moments;
-    A* low;  // what rounding the mean to its dtype took off
+    A* mean_lo;  // what rounding the mean to its dtype took off
 
   public:
-    PlanesForward(const Forward<T>& f)
+    NchwForward(const Forward<T>& f)
         : f(f),
           cut(f.p),
           to(f.y, f.p.samples * f.p.channels * f.p.positions),
           moments(f.given ? nullptr : temporary<Moments>(units() * slices())),
-          low(filled<A>(units())) {}
+          mean_lo(filled<A>(units())) {}
 
     int64_t units() const { return f.p.samples * f.p.groups; }
     int64_t slices() const { return cut.count(); }
@@ -72,7 +74,7 @@ class PlanesForward {
         for (int64_t s = 0; s < slices(); s++) all.merge(moments[group * slices() + s]);
         f.mean[group] = all.mean;
         f.rstd[group] = inverse_deviation(all, f.eps);
-        low[group] = all.mean - f.mean[group];
+        mean_lo[group] = all.mean - f.mean[group];
     }
 
     void apply(int, int64_t group, int64_t slice) {
@@ -83,17 +85,17 @@ class PlanesForward {
         cut.each_run(slice, [&](int64_t c, int64_t, int64_t s, int64_t n) {
             const int64_t from = (group * cut.size + c) * cut.positions + s;
             const A scale = f.rstd[group] * (f.weight ? f.weight[first + c] : 1);
-            const A shift = (f.bias ? f.bias[first + c] : 0) - low[group] * scale;
+            const A shift = (f.bias ? f.bias[first + c] : 0) - mean_lo[group] * scale;
             normalize_run<T, Act>(x + from, f.y + from, n, f.mean[group], scale, shift, to.streams());
         });
     }
 };
 
 template <class T, class Act>
-class PlanesBackward {
+class NchwBackward {
     using A = accumulator<T>;
     const Backward<T>& b;
-    const PlaneSlices cut;
+    const NchwSlices cut;
     const Destination<T> to;
     GradientSums* sums;  // of each channel and part of its positions
     struct Factors {
@@ -105,7 +107,7 @@ class PlanesBackward {
     A bias(int64_t c) const { return b.bias ? b.bias[c] : 0; }
 
   public:
-    PlanesBackward(const Backward<T>& b)
+    NchwBackward(const Backward<T>& b)
         : b(b),
           cut(b.p),
           to(b.dx, b.p.samples * b.p.channels * b.p.positions),
@@ -178,3 +180,5 @@ class PlanesBackward {
         }
     }
 };
+
+}  // namespace groupnorm::INSTRUCTION_SET
