@@ -17,6 +17,7 @@ from groupnorm.conversion import (
 from groupnorm.functional import explain
 from groupnorm.nn import GroupNorm, norm_layer, set_total_steps, wire_
 from groupnorm.nn.catalog import catalog
+from groupnorm.nn.own import check_norm
 
 __version__ = "0.1.0"
 
@@ -27,6 +28,7 @@ __all__ = [
     "accelerate_",
     "calibrate_",
     "catalog",
+    "check_norm",
     "convert",
     "convert_",
     "errors",

@@ -20,7 +20,7 @@ from groupnorm.cli.outcome import outcome
 from groupnorm.conversion.checkpoint import state_dicts_in
 from groupnorm.conversion.planning import needs_layer
 from groupnorm.errors import ArgumentError, ConversionError
-from groupnorm.lab.common.import_path import resolve
+from groupnorm.import_path import resolve
 from groupnorm.nn.factory import parse
 
 

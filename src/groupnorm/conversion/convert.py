@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import warnings
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -42,7 +42,7 @@ class NothingConvertedWarning(UserWarning):
 
 def convert(
     model: Model,
-    to: str | Plan = "gn",
+    to: str | Plan | Callable[..., nn.Module] = "gn",
     *,
     groups: Groups = None,
     where: Where = None,
@@ -53,7 +53,7 @@ def convert(
 
     Args:
         model: the network; it stays as it is.
-        to: a spec such as "gn", or a plan.
+        to: a spec such as "gn", a norm of your own, or a plan.
         groups: how many groups.
         where: which norms.
         sample_input: an input of the model.
@@ -88,7 +88,7 @@ def convert(
 
 def convert_(
     model: nn.Module,
-    to: str | Plan = "gn",
+    to: str | Plan | Callable[..., nn.Module] = "gn",
     *,
     groups: Groups = None,
     where: Where = None,
@@ -104,7 +104,7 @@ def convert_(
 
     Args:
         model: the network.
-        to: a spec such as "gn", or a plan of :func:`groupnorm.plan`, perhaps edited.
+        to: a spec such as "gn", a norm of your own, or a plan of :func:`groupnorm.plan`, perhaps edited.
         groups: how many groups; see :func:`groupnorm.plan`.
         where: which norms.
         sample_input: an input of the model.
@@ -159,7 +159,9 @@ def _convert(model: nn.Module, made: Plan, sample_input: Any, optimizer: Optimiz
     return report
 
 
-def _planned(model: nn.Module, to: str | Plan, groups: Groups, where: Where, sample_input: Any) -> Plan:
+def _planned(
+    model: nn.Module, to: str | Plan | Callable[..., nn.Module], groups: Groups, where: Where, sample_input: Any
+) -> Plan:
     """The plan that is asked for: a new one, or a copy of the one given, which is the caller's to edit."""
     if not isinstance(to, Plan):
         return plan(model, to, groups=groups, where=where, sample_input=sample_input)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from torch import nn
@@ -27,19 +27,25 @@ from groupnorm.conversion.wrapped import check_bare
 from groupnorm.errors import ArgumentError, ConversionError, SingleElementError
 from groupnorm.nn.factory import Spec, parse
 from groupnorm.nn.norm import Norm
+from groupnorm.nn.own import spec_of
 from groupnorm.nn.weight_standardization import check_standardizable, is_standardized
 from groupnorm.nn.wiring import NeedsConvolution
 
 
 def plan(
-    model: nn.Module, to: str = "gn", *, groups: Groups = None, where: Where = None, sample_input: Any = None
+    model: nn.Module,
+    to: str | Callable[..., nn.Module] = "gn",
+    *,
+    groups: Groups = None,
+    where: Where = None,
+    sample_input: Any = None,
 ) -> Plan:
     """Say what :func:`groupnorm.convert` would do to a model, which stays as it is.
 
     Args:
         model: the network.
-        to: a spec of :func:`groupnorm.catalog`: "gn", "gn:8", "ws+gn", "bn", "brn", ... All norms over channels that
-            are not this already are replaced.
+        to: a spec of :func:`groupnorm.catalog`: "gn", "gn:8", "ws+gn", "bn", "brn", ..., or a norm of your own as
+            :func:`groupnorm.norm_layer` takes it. All norms over channels that are not this already are replaced.
         groups: how many groups: a number; "c16" for 16 channels a group; "auto": the most up to 32 that leave two
             channels and more than one element in a group; a function of channels and positions; or a mapping from
             glob or compiled regular expression to these, for some paths. A number that does not divide the channels
@@ -61,6 +67,7 @@ def plan(
             ``sample_input``.
     """
     check_bare(model)
+    to = spec_of(to)
     spec = parse(to)
     groups, where = _asked(spec, groups), checked(where)
     if needs_layer(spec) and sample_input is None:

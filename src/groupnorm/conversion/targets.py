@@ -110,7 +110,7 @@ def _shapes(norm: nn.Module) -> list[Any]:
 def _move(old: nn.Module, new: nn.Module, name: str, frozen: bool) -> None:
     """Give ``new`` the parameter that ``old`` has under a name, or none if it has none."""
     tensor = _original(old, name)
-    if name not in new._parameters:
+    if name not in new._parameters or _differs(tensor, new._parameters[name]):
         return
     if tensor is None:
         new._parameters[name] = None
@@ -123,6 +123,11 @@ def _move(old: nn.Module, new: nn.Module, name: str, frozen: bool) -> None:
         new._parameters[name] = tensor
     else:
         new._parameters[name] = nn.Parameter(tensor, requires_grad=not frozen)
+
+
+def _differs(tensor: Tensor | None, other: Tensor | None) -> bool:
+    """Whether two parameters have other shapes, as a norm of the user's own may have them."""
+    return tensor is not None and other is not None and tensor.shape != other.shape
 
 
 def _original(module: nn.Module, name: str) -> Tensor | None:

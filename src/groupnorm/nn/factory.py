@@ -17,6 +17,7 @@ from groupnorm.nn.base import check_count
 from groupnorm.nn.catalog import CATALOG
 from groupnorm.nn.group_norm import GroupNorm
 from groupnorm.nn.norm import Norm
+from groupnorm.nn.own import is_own, own_row, spec_of
 from groupnorm.nn.wiring import mark_standardized
 from groupnorm.ops.backends import check_name
 from groupnorm.ops.checks import check_activation
@@ -24,14 +25,17 @@ from groupnorm.ops.checks import check_activation
 _SPEC = re.compile(r"(ws\+)?([a-z0-9-]+)(?::(c?)([1-9][0-9]*))?")
 
 
-def norm_layer(spec: str, *, activation: str | None = None, backend: str | None = None) -> Callable[..., nn.Module]:
+def norm_layer(
+    spec: str | Callable[..., nn.Module], *, activation: str | None = None, backend: str | None = None
+) -> Callable[..., nn.Module]:
     """A channels-first factory for a normalisation, usable as ``norm_layer=`` of torchvision and timm.
 
     Args:
         spec: a spec of :func:`groupnorm.catalog`: "bn", "gn" (32 groups, or the largest divisor of C up to 32), "ln"
             (over C, H, W), "in", "brn", ... A number follows where the row has one: "gn:8" (8 groups), "gn:c16" (16
             channels a group), "ghost:4" (4 samples a chunk). "ws+gn" standardises the weights of the convolutions
-            before the norms; call :func:`groupnorm.wire_` on the finished model.
+            before the norms; call :func:`groupnorm.wire_` on the finished model. A norm of your own is a class, a
+            function of channels, or its path "package.module:name"; see :func:`groupnorm.check_norm`.
         activation: None, "relu", "silu", "gelu" or "gelu_tanh". Only for models whose norm layer also is the activation
             (timm's EfficientNet, RegNet, MobileNet, ...), which do not tell a factory which one. A norm that contains
             its own activation (FRN, EvoNorm) keeps that instead. Default: None.
@@ -53,6 +57,7 @@ def norm_layer(spec: str, *, activation: str | None = None, backend: str | None 
         >>> model = torchvision.models.resnet18(norm_layer=norm_layer("gn"))
         >>> model = timm.create_model("efficientnet_b0", norm_layer=norm_layer("gn", activation="silu"))
     """
+    spec = spec_of(spec)
     check_spec(spec)
     check_activation(activation)
     options: dict[str, Any] = {}
@@ -79,12 +84,16 @@ def parse(spec: str) -> Spec:
 
     Raises:
         UnknownNameError: it names no normalisation that can replace another, or carries a number it does not take.
+        ArgumentError: it is the path of a norm of the user's own that cannot be imported.
     """
+    if isinstance(spec, str) and is_own(spec) and spec.removeprefix("ws+").partition(":")[0] not in CATALOG:
+        return Spec(own_row(spec.removeprefix("ws+")), standardized=spec.startswith("ws+"))
     match = _SPEC.fullmatch(spec) if isinstance(spec, str) else None
     row = CATALOG.get(match[2]) if match else None
     if match is None or row is None or row.make is None or (match[4] and not row.number):
         known = [row.spec for row in CATALOG.values() if row.make is not None]
-        raise UnknownNameError("norm", str(spec), [*known, "gn:8", "gn:c16", "ws+gn", "ws+bn"], _other_names())
+        known += ["gn:8", "gn:c16", "ws+gn", "ws+bn", "package.module:name"]
+        raise UnknownNameError("norm", str(spec), known, _other_names())
     if match[3] and row.number != "groups":
         raise UnknownNameError("norm", spec, [f"{row.spec}:{match[4]}"])
     return Spec(row, int(match[4]) if match[4] else None, bool(match[3]), bool(match[1]))
