@@ -4,6 +4,7 @@ import contextlib
 import io
 import re
 import shlex
+import sys
 from itertools import zip_longest
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from typer.testing import CliRunner
 ROOT = Path(__file__).parent.parent
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.M | re.S)
 QUICK = ["--limit-train", "64", "--limit-val", "20", "--epochs", "1", "--seeds", "1", "--batch-sizes", "16"]
+_FILE = re.compile(r"^# (\w+\.py)\n", re.M)
 OWN = """
 import torch
 from torch import nn
@@ -43,18 +45,27 @@ def commands(page: Path) -> list[str]:
 
 
 def run_python(page: Path) -> dict[str, Any]:
-    """Run the Python blocks of a page in order; where a block of text follows one, that is what it prints."""
+    """Run the Python blocks of a page in order; where a block of text follows one, that is what it prints.
+
+    A block whose first line is ``# NAME.py`` is that file in the current folder.
+    """
     source = page.read_text()
     found = list(FENCE.finditer(source))
     namespace: dict[str, Any] = {"__name__": page.stem}
     for block, following in zip_longest(found, found[1:]):
         if block[1] != "python":
             continue
+        if named := _FILE.match(block[2]):
+            Path(named[1]).write_text(block[2])
+            sys.modules.pop(Path(named[1]).stem, None)
+            continue
         lines = "\n" * source.count("\n", 0, block.start(2))  # so that a traceback names the line of the page
         with contextlib.redirect_stdout(io.StringIO()) as out:
             exec(compile(lines + block[2], str(page), "exec"), namespace)
         if following and following[1] == "text" and not source[block.end() : following.start()].strip():
             assert out.getvalue() == following[2], f"{page}: what follows the block is not what it prints"
+    for name in _FILE.findall(source):
+        sys.modules.pop(Path(name).stem, None)  # another page has another file of this name
     return namespace
 
 

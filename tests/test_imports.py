@@ -15,14 +15,14 @@ from groupnorm.ops.backends import COMPILED
 
 ROOT = Path(groupnorm.__file__).parent
 LAYERS = [
-    *("errors", "tables", "files", "sets", "ops", "functional", "nn", "conversion"),
+    *("errors", "import_path", "tables", "files", "sets", "ops", "functional", "nn", "conversion"),
     *("environment", "lab", "bench", "cli"),
 ]
 """Each may import itself and those before it."""
 TOOLS = ("lab", "bench", "cli")
 """What is built on the core, and needs more than torch."""
 LAB = [
-    ("common", "data", "models", "training", "sweeps"),
+    ("common", "data", "models", "tasks", "training", "regimes", "sweeps"),
     ("common", "analysis", "plots", "report"),
 ]
 """The wing that trains and the wing that reads, in the order of their imports. They meet in the store of ``common``."""

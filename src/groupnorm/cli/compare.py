@@ -22,12 +22,23 @@ def _list(name: str) -> str:
 
 def compare(
     dataset: Annotated[
-        str,
+        str | None,
         typer.Option(
-            help="Name; folder:PATH with PATH/train/CLASS/*.jpg and PATH/val/CLASS/*.jpg; or package.module:function."
+            help="Name; folder:PATH with PATH/train/CLASS/*.jpg and PATH/val/CLASS/*.jpg; or package.module:function.",
+            show_default=f"{_DEFAULT['dataset']}, or that of the task",
         ),
-    ] = _DEFAULT["dataset"],
-    model: Annotated[str, typer.Option(help="Name or package.module:factory.")] = _DEFAULT["model"],
+    ] = None,
+    model: Annotated[
+        str | None,
+        typer.Option(help="Name or package.module:factory.", show_default=f"{_DEFAULT['model']}, or that of the task"),
+    ] = None,
+    task: Annotated[
+        str | None, typer.Option(help="Name or package.module:Class.", show_default="classification")
+    ] = None,
+    regime: Annotated[str, typer.Option(help="Name or package.module:Class.")] = _DEFAULT["regime"],
+    options: Annotated[
+        str, typer.Option(help="Further options of task and regime: name=value,name=value.", show_default=False)
+    ] = "",
     norms: Annotated[
         str,
         typer.Option(help="Comma-separated specs, such as gn, gn:8, ws+gn; all: every norm that replaces batch norm."),
@@ -42,8 +53,16 @@ def compare(
     learning_rate: Annotated[
         float, typer.Option(help="For 32 images; scaled in proportion to the batch size.")
     ] = _DEFAULT["learning_rate"],
+    optimizer: Annotated[str, typer.Option(help="sgd, adamw, or package.module:function.")] = _DEFAULT["optimizer"],
     momentum: Annotated[float, typer.Option(help="Of SGD.")] = _DEFAULT["momentum"],
-    weight_decay: Annotated[float, typer.Option(help="Of SGD.")] = _DEFAULT["weight_decay"],
+    weight_decay: Annotated[float, typer.Option(help="Of SGD and AdamW.")] = _DEFAULT["weight_decay"],
+    schedule: Annotated[str, typer.Option(help="Of the learning rate: cosine or step.")] = _DEFAULT["schedule"],
+    warmup_epochs: Annotated[float, typer.Option(help="Epochs in which the learning rate rises from zero.")] = _DEFAULT[
+        "warmup_epochs"
+    ],
+    augment: Annotated[
+        str, typer.Option(help="Of each training image: none, cifar, imagenet, or package.module:function.")
+    ] = _DEFAULT["augment"],
     limit_train: Annotated[int | None, typer.Option(help="Use this many training images.")] = None,
     limit_val: Annotated[int | None, typer.Option(help="Use this many validation images.")] = None,
     image_size: Annotated[int | None, typer.Option(help="Resize images to squares of this side, in pixels.")] = None,
@@ -84,9 +103,9 @@ def compare(
     The same command goes on where an interrupted one stopped. Exit code: 0, or 1 when a cell diverged or crashed,
     2 when the configuration is wrong or the folder cannot be used, 130 when interrupted, 143 when terminated.
     """
-    options: dict[str, Any] = dict(locals())
-    options["normalization_batches"] = options.pop("normalization_batch")
-    run(options.pop("out"), options)
+    asked: dict[str, Any] = {name: value for name, value in locals().items() if value is not None}
+    asked["normalization_batches"] = asked.pop("normalization_batch")
+    run(asked.pop("out", None), asked)
 
 
 def run(out: Path | None, options: dict[str, Any]) -> None:

@@ -20,13 +20,22 @@ class Kind(StrEnum):
     NORMS = "norms"
     MODELS = "models"
     DATASETS = "datasets"
+    TASKS = "tasks"
+    REGIMES = "regimes"
     EXPERIMENTS = "experiments"
 
 
 def ls(kind: Annotated[Kind, typer.Argument(help="What to list.")]) -> None:
-    """List the norms, models, datasets or experiments."""
+    """List the norms, models, datasets, tasks, regimes or experiments."""
     console = Console(emoji=False)
-    tables = {Kind.NORMS: _norms, Kind.MODELS: _models, Kind.DATASETS: _datasets, Kind.EXPERIMENTS: _experiments}
+    tables = {
+        Kind.NORMS: _norms,
+        Kind.MODELS: _models,
+        Kind.DATASETS: _datasets,
+        Kind.TASKS: _tasks,
+        Kind.REGIMES: _regimes,
+        Kind.EXPERIMENTS: _experiments,
+    }
     console.print(tables[kind]())
     if kind is Kind.DATASETS:
         for form, description in OWN.items():
@@ -62,6 +71,27 @@ def _datasets() -> Table:
     table = _table("dataset", "what it is", "one image (C, H, W)", "where from", "licence")
     for name, row in DATASETS.items():
         table.add_row(name, f"{row.title}; {row.source}", row.shape, row.obtained, row.licence)
+    return table
+
+
+def _tasks() -> Table:
+    from groupnorm.lab.tasks import TASKS
+
+    table = _table("task", "what it is", "dataset", "model")
+    for row in TASKS.values():
+        table.add_row(row.name, row.description, row.dataset, row.model)
+    table.add_row("package.module:Class", "your own, derived from groupnorm.lab.tasks.Task", "", "")
+    return table
+
+
+def _regimes() -> Table:
+    from groupnorm.lab.regimes import REGIMES
+
+    table = _table("regime", "what it is", "options")
+    for name, kind in REGIMES.items():
+        title = "Every batch from all training samples" if name == "standard" else (kind.__doc__ or "").split(".")[0]
+        table.add_row(name, " ".join(title.split()), ", ".join(sorted(kind.options or ())))
+    table.add_row("package.module:Class", "your own, derived from groupnorm.lab.training.loop.Training", "")
     return table
 
 

@@ -10,12 +10,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from groupnorm.errors import GroupNormError
+from groupnorm.lab import tasks
 from groupnorm.lab.analysis.results import Results
+from groupnorm.lab.common.metric import ERROR
 from groupnorm.lab.common.store import RunFolder
-from groupnorm.lab.data import Dataset
 from groupnorm.lab.sweeps.configuration import Comparison, plan
 from groupnorm.lab.sweeps.local import WORKER
-from groupnorm.lab.sweeps.runner import conduct
+from groupnorm.lab.sweeps.runner import run_trials
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -108,23 +109,25 @@ def default_folder(comparison: Comparison) -> Path:
     return Path("runs") / "-".join(re.split(r"[/\\:]", name.rstrip("/\\"))[-1] for name in names)
 
 
-def _run(comparison: Comparison, dataset: Dataset, run: RunFolder, progress: bool) -> Result:
+def _run(comparison: Comparison, dataset: tasks.Data, run: RunFolder, progress: bool) -> Result:
+    task = tasks.find(comparison.task)
     request = {
         "command": shlex.join(comparison.command(run.path)),
         "config": comparison.model_dump(mode="json"),
         "dataset": {
             "name": dataset.name,
             "note": dataset.note,
-            "train": len(dataset.train_images),
-            "val": len(dataset.val_images),
-            "classes": dataset.num_classes,
+            "train": len(dataset.train_targets),
+            "val": len(dataset.val_targets),
+            **({"classes": dataset.outputs} if task.metric == ERROR else {}),
         },
+        "task": task.record.as_json() | {"chance": task.chance(dataset)},
     }
-    conduct(
+    run_trials(
         comparison.cells(dataset.digest, comparison.model_digests(dataset)),
         request,
         run,
-        images={dataset.digest: len(dataset.train_images)},
+        samples={dataset.digest: len(dataset.train_targets)},
         how=comparison,
         progress=progress,
     )

@@ -155,7 +155,7 @@ def test_none_returns_the_images_and_takes_no_numbers():
 
 
 def test_unknown_names_and_unfit_images_are_explained():
-    with pytest.raises(UnknownNameError, match=r"'imagnet'; .*: none, cifar, imagenet; .* 'imagenet'\?"):
+    with pytest.raises(UnknownNameError, match=r"'imagnet'; .*: none, cifar, imagenet, .* 'imagenet'\?"):
         augmentation("imagnet")
     for images in (torch.zeros(2, 1, 8, 8, dtype=torch.uint8), torch.zeros(2, 3, 8, 8)):
         with pytest.raises(ArgumentError, match=r"augment='imagenet' changes colours.*use augment='cifar' or 'none'"):

@@ -78,6 +78,7 @@ def cell(norm, start):
         "dataset": "d", "data_digest": "", "model": "m", "norm": norm, "batch_size": 2, "seed": 0, "epochs": 1,
         "learning_rate": 0.1, "momentum": 0.9, "weight_decay": 0.0, "device": "cpu", "precision": "fp32", "threads": 1,
         "schedule": "cosine", "warmup_epochs": 0.0, "augment": "none", "processes": 1,
+        "regime": "standard", "optimizer": "sgd",
         "options": {"start": start},
     }  # fmt: skip
     return Cell(**fields).model_dump(mode="json")

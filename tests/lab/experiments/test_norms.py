@@ -8,8 +8,8 @@ from torch import nn
 from groupnorm.lab.experiments.norms import EXPERIMENT, WeightNormTraining, reparametrise
 from groupnorm.lab.models import build
 from groupnorm.lab.models.small_resnet import BasicBlock
+from groupnorm.lab.regimes import training
 from groupnorm.lab.sweeps.configuration import plan
-from groupnorm.lab.training.loop import training
 
 
 def reparametrised(as_shortcuts):

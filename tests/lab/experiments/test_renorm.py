@@ -1,8 +1,8 @@
 """Batch renorm with limits of choice."""
 
 from groupnorm.lab.experiments.renorm import EXPERIMENT
+from groupnorm.lab.regimes import training
 from groupnorm.lab.sweeps.configuration import plan
-from groupnorm.lab.training.loop import training
 from groupnorm.nn import BatchRenorm
 
 

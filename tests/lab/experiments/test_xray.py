@@ -7,8 +7,8 @@ import pytest
 from sklearn.metrics import roc_auc_score
 
 from groupnorm.lab.experiments.xray import EXPERIMENT, area_under_curve
+from groupnorm.lab.regimes import training
 from groupnorm.lab.sweeps.configuration import plan
-from groupnorm.lab.training.loop import training
 
 
 def test_it_is_the_share_of_pairs_in_the_right_order_with_ties_counted_half():

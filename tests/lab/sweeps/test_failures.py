@@ -30,7 +30,7 @@ from groupnorm.lab.data import load as load_data
 from groupnorm.lab.sweeps import local
 from groupnorm.lab.sweeps.configuration import ConfigurationError, plan
 from groupnorm.lab.sweeps.worker import dataset_of, run_bundle, run_cells
-from lab import killing
+from lab import fault_injection
 from lab.fault_injection import epochs_recorded, facts, finished, wait_until, workers_of
 
 SWEEP = {
@@ -42,7 +42,7 @@ ARGUMENTS = [f"--{name.replace('_', '-')}={value}" for name, value in SWEEP.item
 
 @pytest.fixture(scope="module")
 def part():
-    """Starts a function of ``killing`` in a process that has imported everything already."""
+    """Starts a function of ``fault_injection`` in a process that has imported everything already."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["pytest", "lab.fault_injection"])
     begun = []
@@ -75,10 +75,12 @@ def one_thread():
 def unbroken(part, tmp_path_factory):
     """The folder of a sweep that nothing disturbed, and the seconds that it took."""
     folder = tmp_path_factory.mktemp("unbroken") / "run"
-    part(killing.live, folder, {**SWEEP, "epochs": 1, "workers": 2}).join()  # what comes first only, out of the way
+    part(
+        fault_injection.live, folder, {**SWEEP, "epochs": 1, "workers": 2}
+    ).join()  # what comes first only, out of the way
     shutil.rmtree(folder)
     begin = time.monotonic()
-    process = part(killing.live, folder, SWEEP | {"workers": 2})
+    process = part(fault_injection.live, folder, SWEEP | {"workers": 2})
     process.join()
     assert process.exitcode == 0
     return folder, time.monotonic() - begin
@@ -89,13 +91,13 @@ def test_twenty_two_kills_at_random_moments_change_nothing(part, unbroken, tmp_p
     """Between any two lines of what touches the disk, and at any time; each life in other company."""
     reference, seconds = unbroken
     lines = int(Path(f"{reference}.lines").read_text())
-    kills, folder, moment = 0, tmp_path / "0", killing.moments(seed)
+    kills, folder, moment = 0, tmp_path / "0", fault_injection.moments(seed)
     while kills < 22 or not_finished(folder, reference):
         by, share, workers = next(moment)
         before = finished(folder)
         last = kills >= 22
         at = max(1, int(share * lines)) if by == "line" and not last else None
-        process = part(killing.live, folder, SWEEP | {"workers": workers}, at)
+        process = part(fault_injection.live, folder, SWEEP | {"workers": workers}, at)
         if by == "time" and not last:
             process.join(share * seconds)
             process.kill()
@@ -130,7 +132,7 @@ def test_kills_of_the_command_and_of_its_workers_change_nothing(part, unbroken, 
             kills += 1
 
     def begun():
-        return part(killing.command, arguments, tmp_path / "output")
+        return part(fault_injection.command, arguments, tmp_path / "output")
 
     def gone(process):
         process.join()
@@ -314,7 +316,7 @@ def test_a_full_disk_ends_the_command_with_a_message(part, unbroken, tmp_path):
     """No file may pass 12 kB: records do, checkpoints and the report do not."""
     folder, output = tmp_path / "run", tmp_path / "output"
     arguments = ["compare", *ARGUMENTS, "--norms=gn", "--batch-sizes=32", "--workers=1", "--out", str(folder)]
-    process = part(killing.command, arguments, output, 12_000)
+    process = part(fault_injection.command, arguments, output, 12_000)
     process.join()
     said = output.read_text()
     assert process.exitcode == 2, said
@@ -324,7 +326,7 @@ def test_a_full_disk_ends_the_command_with_a_message(part, unbroken, tmp_path):
     table = load(folder).table
     assert set(table.status) == {"crashed"}
     assert table.reason.str.contains(r"cannot write to .*File too large; expected a writable folder").all()
-    process = part(killing.command, arguments, output)
+    process = part(fault_injection.command, arguments, output)
     process.join()
     assert process.exitcode == 0, output.read_text()
     assert len(facts(folder)) == 2
@@ -453,7 +455,7 @@ def test_a_folder_that_cannot_be_used_ends_the_command_with_a_message(tmp_path, 
 
 def test_a_second_command_in_one_folder_is_refused_and_disturbs_nothing(part, unbroken, tmp_path):
     folder = tmp_path / "run"
-    first = part(killing.live, folder, SWEEP | {"workers": 1})
+    first = part(fault_injection.live, folder, SWEEP | {"workers": 1})
     wait_until(lambda: epochs_recorded(folder))
     os.kill(first.pid, signal.SIGSTOP)
     second = CliRunner().invoke(app, ["compare", *ARGUMENTS, "--out", str(folder)])

@@ -245,7 +245,7 @@ def test_an_error_of_the_process_that_measures_ends_the_other_and_is_recorded(ow
     [
         ({"batch_sizes": (6, 8), "processes": 4}, "4 processes cannot share a batch of 6 equally; use one of [1, 2, 3"),
         ({"batch_sizes": 16, "normalization_batches": 16, "processes": 2}, "the 8 images that each of 2 processes"),
-        ({"task": f"{__name__}:Stepping", "processes": 2}, "has step of its own, made for one process"),
+        ({"task": f"{__name__}:Stepping", "processes": 2}, "'Stepping' is made for one process, and processes is 2"),
     ],
 )
 def test_what_processes_cannot_share_is_refused(options, message):

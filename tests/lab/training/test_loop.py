@@ -202,13 +202,13 @@ def test_inputs_prepared_once_are_those_of_each_batch(digits, monkeypatch):
 
 def test_trainings_in_turn_draw_as_each_does_alone(digits):
     first, second = Training(cell(digits), digits), None
-    with first.turn():
+    with first.rng_scope():
         alone = torch.rand(1), random.random()
     first = Training(cell(digits), digits)
-    with first.turn():
+    with first.rng_scope():
         pass
     second = Training(cell(digits, seed=1), digits)
-    with second.turn():
+    with second.rng_scope():
         torch.rand(1)
-    with first.turn():
+    with first.rng_scope():
         assert (torch.rand(1), random.random()) == alone

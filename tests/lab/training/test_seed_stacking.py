@@ -42,7 +42,7 @@ def trainings(digits, kind=Training, **changes):
     found = []
     for cell in cells(digits, **changes):
         found.append(kind(cell, digits))
-        with found[-1].turn():
+        with found[-1].rng_scope():
             pass
     return found
 
@@ -73,10 +73,10 @@ def test_a_stack_gives_each_seed_the_bits_it_has_alone(digits, norm, batch, part
     assert together is not None
     both = [together.epoch(), together.epoch()]
     for seed, alone in enumerate(trainings(digits, **options)):
-        with alone.turn():
+        with alone.rng_scope():
             assert [untimed(both[epoch][seed]) for epoch in (0, 1)] == [untimed(alone.epoch()), untimed(alone.epoch())]
             mine = alone.state_dict()
-        with runs[seed].turn():
+        with runs[seed].rng_scope():
             assert_same_state(runs[seed].state_dict(), mine)
 
 
@@ -104,11 +104,15 @@ class Mixing(nn.Module):
 
 
 class MixedTraining(Training):
+    stackable = True
+
     def build(self):
         return Mixing(super().build())
 
 
 class DrawingTraining(Training):
+    stackable = True
+
     def build(self):
         return nn.Sequential(super().build(), nn.Dropout(0.5))
 
@@ -119,6 +123,8 @@ class OwnStep(Training):
 
 
 class HookedTraining(Training):
+    stackable = True
+
     def build(self):
         network = super().build()
         network.blocks.register_forward_hook(lambda *_: None)
@@ -273,7 +279,7 @@ def test_cells_on_a_gpu_or_in_bf16_may_not_be_stacked(digits):
 def test_a_stack_takes_the_momentum_that_each_seed_has(digits):
     runs = trainings(digits, norm="bn")
     for run in runs:
-        with run.turn():
+        with run.rng_scope():
             run.epoch()
     assert stack(runs) is not None
 

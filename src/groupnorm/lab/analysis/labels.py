@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from groupnorm.nn.catalog import CATALOG
+from groupnorm.nn.own import is_own
 
 _NAMES = {
     "ghost": "Ghost BN",
@@ -19,9 +20,8 @@ _NAMES = {
 
 
 def label(spec: str) -> str:
-    """A norm's name in a picture: "bn" is BN, "gn:c16" is GN:c16, "ws+gn" is WS+GN."""
-    parts = [part.partition(":") for part in spec.split("+")]
-    return "+".join(_name(family) + colon + rest for family, colon, rest in parts)
+    """A norm's name in a picture: "bn" is BN, "gn:c16" is GN:c16, "ws+gn" is WS+GN, "package.module:Own" is Own."""
+    return "+".join(map(_part, spec.split("+")))
 
 
 def _name(family: str) -> str:
@@ -31,3 +31,8 @@ def _name(family: str) -> str:
 def find_baseline(norms: Sequence[str]) -> str | None:
     """The norm that the others are compared with: the first of the GN family, else the first; None of none."""
     return next((norm for norm in norms if norm.partition(":")[0] == "gn"), norms[0] if norms else None)
+
+
+def _part(spec: str) -> str:
+    family, colon, rest = spec.partition(":")
+    return rest if is_own(spec) else _name(family) + colon + rest

@@ -6,6 +6,7 @@ from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
+from groupnorm.lab.common.metric import Metric, TaskRecord
 from groupnorm.lab.common.store import Record, RunFolder
 from groupnorm.lab.common.trial import Cell, varied
 
@@ -20,6 +21,7 @@ class Results:
         folder: where the records lie.
         request: what was asked for: ``command``, ``config``, ``cells``.
         cells: the cells asked for, in the order of the request.
+        task: what was learned, and the metric that it is scored by.
     """
 
     def __init__(self, folder: Path | str) -> None:
@@ -27,6 +29,7 @@ class Results:
         self.folder = self._run.path
         self.request: Record = self._run.request()
         self.cells: list[Cell] = self._run.cells(self.request)
+        self.task = TaskRecord.of(self.request)
         self._records = {cell.id: self._run.cell(cell.id).records() for cell in self.cells}
 
     @property
@@ -35,7 +38,8 @@ class Results:
 
         Columns: norm, batch_size, normalization_batch, seed, status, reason, error and train_error (percent, of
         the last epoch; NaN unless finished), best_error (percent, the lowest of all epochs), loss, epochs (done),
-        steps, seconds (of training), images_per_second (median over epochs), cell (id).
+        steps, seconds (of training), images_per_second (median over epochs), cell (id). Of a task other than
+        classification, the key of its metric stands for "error", and its sample for "image".
         """
         import pandas as pd  # not where a sweep or its workers begin: it takes as long as half of torch
 
@@ -69,6 +73,25 @@ class Results:
         return found
 
     @property
+    def metric(self) -> Metric:
+        """What the task is scored by."""
+        return self.task.metric
+
+    @property
+    def summary(self) -> pd.DataFrame:
+        """Means and intervals over seeds; see :func:`groupnorm.lab.analysis.statistics.summary`."""
+        from groupnorm.lab.analysis.statistics import summary
+
+        return summary(self.table, self.metric.key)
+
+    @property
+    def differences(self) -> pd.DataFrame:
+        """Paired differences; see :func:`groupnorm.lab.analysis.statistics.differences`."""
+        from groupnorm.lab.analysis.statistics import differences
+
+        return differences(self.table, metric=self.metric.key)
+
+    @property
     def x(self) -> str:
         """The column that the sweep varies: "batch_size" or "normalization_batch"."""
         return varied(self.cells)
@@ -84,18 +107,19 @@ class Results:
         status = end["status"] if end else ("running" if records else "pending")
         last = epochs[-1] if epochs and status == "finished" else {}
         nan = float("nan")
+        key, train_key, rate = self.metric.key, self.metric.train_key, self.task.rate
         return {
             **_keys(cell),
             "status": status,
             "reason": end["reason"] if end else "",
-            "error": last.get("error", nan),
-            "train_error": last.get("train_error", nan),
-            "best_error": min((e["error"] for e in epochs), default=nan) if last else nan,
+            key: last.get(key, nan),
+            train_key: last.get(train_key, nan),
+            self.metric.best_key: self.metric.best([e[key] for e in epochs]) if last else nan,
             "loss": last.get("loss", nan),
             "epochs": len(epochs),
             "steps": epochs[-1]["step"] if epochs else 0,
             "seconds": sum(e["seconds"] for e in epochs) if epochs else nan,
-            "images_per_second": median(e["images_per_second"] for e in epochs) if epochs else nan,
+            rate: median(e[rate] for e in epochs) if epochs else nan,
         }
 
 

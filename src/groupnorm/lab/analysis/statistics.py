@@ -58,13 +58,14 @@ def estimate(values: Iterable[float]) -> Estimate:
     return Estimate(n, mean, mean - half, mean + half, std, 2 * float(stats.t.sf(abs(mean) / error, n - 1)))
 
 
-def summary(table: pd.DataFrame) -> pd.DataFrame:
+def summary(table: pd.DataFrame, metric: str = "error") -> pd.DataFrame:
     """One row per norm and setting, in the order of the request.
 
     A cell that did not finish has no error, and is counted in the column of its status instead.
 
     Args:
         table: :attr:`groupnorm.lab.analysis.results.Results.table`.
+        metric: the column to average, in place of "error" below.
 
     Returns:
         Columns: norm, batch_size, normalization_batch; cells, and their number with each status; reason (of those
@@ -72,25 +73,26 @@ def summary(table: pd.DataFrame) -> pd.DataFrame:
         train_error_high; seconds and images_per_second (medians of the finished cells).
     """
     rows: list[dict[str, Any]] = []
+    rate = next((str(column) for column in table if str(column).endswith("_per_second")), "images_per_second")
     for keys, cells in _groups(table):
         finished = cells[cells["status"] == "finished"]
-        error, train_error = estimate(finished["error"]), estimate(finished["train_error"])
+        error, train_error = estimate(finished[metric]), estimate(finished[f"train_{metric}"])
         counts = {status: int((cells["status"] == status).sum()) for status in STATUSES}
         reasons = dict.fromkeys(str(reason) for reason in cells["reason"] if reason)
         rows.append(
             keys
             | {"cells": len(cells), **counts, "reason": "; ".join(reasons)}
-            | _named("error", error)
-            | {"error_std": error.std}
-            | _named("train_error", train_error)
-            | {column: float(finished[column].median()) for column in ("seconds", "images_per_second")}
+            | _named(metric, error)
+            | {f"{metric}_std": error.std}
+            | _named(f"train_{metric}", train_error)
+            | {column: float(finished[column].median()) for column in ("seconds", rate)}
         )
-    columns = ["norm", *SETTING, "cells", *STATUSES, "reason", *_named("error", estimate([])), "error_std"]
-    columns += [*_named("train_error", estimate([])), "seconds", "images_per_second"]
+    columns = ["norm", *SETTING, "cells", *STATUSES, "reason", *_named(metric, estimate([])), f"{metric}_std"]
+    columns += [*_named(f"train_{metric}", estimate([])), "seconds", rate]
     return pd.DataFrame(rows, columns=columns)
 
 
-def differences(table: pd.DataFrame, baseline: str | None = None) -> pd.DataFrame:
+def differences(table: pd.DataFrame, baseline: str | None = None, *, metric: str = "error") -> pd.DataFrame:
     """The error of each norm minus that of the baseline, paired by seed at the same setting.
 
     Only pairs of which both cells finished count; the p values are not corrected for the number of comparisons.
@@ -98,6 +100,7 @@ def differences(table: pd.DataFrame, baseline: str | None = None) -> pd.DataFram
     Args:
         table: :attr:`groupnorm.lab.analysis.results.Results.table`.
         baseline: the norm to compare with. Default: the first of the GN family, else the first.
+        metric: the column to compare, in place of "error" below. Default: "error".
 
     Returns:
         One row per other norm and setting: norm, batch_size, normalization_batch, baseline, pairs, error and
@@ -111,28 +114,29 @@ def differences(table: pd.DataFrame, baseline: str | None = None) -> pd.DataFram
         baseline = find_baseline(norms)
     elif baseline not in norms:
         raise UnknownNameError("baseline", baseline, norms)
-    columns = ["norm", *SETTING, "baseline", "pairs", "error", "baseline_error"]
+    columns = ["norm", *SETTING, "baseline", "pairs", metric, f"baseline_{metric}"]
     columns += [*_named("difference", estimate([])), "p"]
-    groups = {tuple(keys.values()): by_seed(cells) for keys, cells in _groups(table)}
+    groups = {tuple(keys.values()): by_seed(cells, metric) for keys, cells in _groups(table)}
     rows = []
     for (norm, *setting), errors in groups.items():
         if norm == baseline:
             continue
         reference = groups.get((baseline, *setting), pd.Series(dtype=float))
-        pairs = pd.DataFrame({"error": errors, "reference": reference}).dropna()
-        found = estimate(pairs["error"] - pairs["reference"])
-        means = (pairs["error"].mean(), pairs["reference"].mean())
+        pairs = pd.DataFrame({"own": errors, "reference": reference}).dropna()
+        found = estimate(pairs["own"] - pairs["reference"])
+        means = (pairs["own"].mean(), pairs["reference"].mean())
         values = (found.mean, found.low, found.high, found.p)
         rows.append((norm, *setting, baseline, found.n, *means, *values))
     return pd.DataFrame(rows, columns=columns)
 
 
-def trends(table: pd.DataFrame, x: str) -> pd.DataFrame:
+def trends(table: pd.DataFrame, x: str, metric: str = "error") -> pd.DataFrame:
     """How the error of each norm changes from the largest to the smallest value of ``x``, paired by seed.
 
     Args:
         table: :attr:`groupnorm.lab.analysis.results.Results.table`.
         x: :attr:`groupnorm.lab.analysis.results.Results.x`.
+        metric: the column that changes.
 
     Returns:
         One row per norm: norm, largest, smallest, pairs, change, change_low, change_high (95% paired t).
@@ -141,17 +145,17 @@ def trends(table: pd.DataFrame, x: str) -> pd.DataFrame:
     if len(table):
         largest, smallest = table[x].max(), table[x].min()
         for norm, cells in table.groupby("norm", sort=False):
-            ends = [by_seed(cells[cells[x] == end]) for end in (largest, smallest)]
+            ends = [by_seed(cells[cells[x] == end], metric) for end in (largest, smallest)]
             found = estimate((ends[1] - ends[0]).dropna())
             rows.append((norm, int(largest), int(smallest), found.n, found.mean, found.low, found.high))
     columns = ["norm", "largest", "smallest", "pairs", *_named("change", estimate([]))]
     return pd.DataFrame(rows, columns=columns)
 
 
-def by_seed(cells: pd.DataFrame) -> pd.Series[float]:
-    """The errors of the finished cells, by seed."""
+def by_seed(cells: pd.DataFrame, metric: str = "error") -> pd.Series[float]:
+    """The metric of the finished cells, by seed."""
     finished = cells[cells["status"] == "finished"]
-    return pd.Series(finished["error"].to_numpy(), index=finished["seed"].to_numpy(), dtype=float)
+    return pd.Series(finished[metric].to_numpy(), index=finished["seed"].to_numpy(), dtype=float)
 
 
 def _groups(table: pd.DataFrame) -> Iterable[tuple[dict[str, Any], pd.DataFrame]]:

@@ -10,7 +10,7 @@ from pydantic import ValidationError
 
 from groupnorm.lab.common.trial import Cell, Status
 
-_NUMBERS = ("epoch", "step", "train_error", "error", "seconds", "images_per_second")
+_NUMBERS = ("epoch", "step", "seconds")
 _ENDINGS = tuple(status for status in get_args(Status) if status not in ("pending", "running"))
 
 
@@ -20,7 +20,9 @@ def problem_of(record: Mapping[str, Any]) -> str:
     if kind == "start":
         return _not_a(dict, record, "environment") or _not_a_number(record, "time")
     if kind == "epoch":
-        return next(filter(None, (_not_a_number(record, name) for name in _NUMBERS)), "")
+        metric = record.get("metric", "error")  # of a task other than classification
+        numbers = (*_NUMBERS, f"train_{metric}", metric, *(["images_per_second"] if metric == "error" else []))
+        return next(filter(None, (_not_a_number(record, name) for name in numbers)), "")
     if kind != "end":
         return ""
     if record.get("status") not in _ENDINGS:

@@ -49,9 +49,11 @@ class Cell(BaseModel):
         augment: what happens to each training image, "none" is nothing; see
             :mod:`groupnorm.lab.data.augmentation`.
         processes: processes that each take an equal part of every batch, with gradients averaged over all of them.
-        task: ``package.module:Class``, a :class:`groupnorm.lab.training.loop.Training` of another kind; None is
-            that itself.
-        options: what the task takes besides.
+        task: what is learned, as :func:`groupnorm.lab.tasks.find` takes it; None is classification. Of trials from
+            before there were other tasks, the path of their regime.
+        regime: how the data and the gradients come, as :func:`groupnorm.lab.regimes.find` takes it.
+        optimizer: as :func:`groupnorm.lab.training.optimizers.find` takes it.
+        options: what task and regime take besides.
         model_digest: digest of the network that the name stood for; None for a network of this package.
     """
 
@@ -81,6 +83,8 @@ class Cell(BaseModel):
     task: str | None = None
     options: dict[str, Any] = {}
     model_digest: str | None = None
+    regime: str = "standard"
+    optimizer: str = "sgd"
 
     @property
     def id(self) -> str:
@@ -91,11 +95,14 @@ class Cell(BaseModel):
         try:
             content = self.model_dump_json(exclude_defaults=True)
         except PydanticSerializationError:  # a name that no encoding has
-            named = {name: readable(getattr(self, name)) for name in ("dataset", "model", "task", "options")}
+            named = {
+                name: readable(getattr(self, name))
+                for name in ("dataset", "model", "task", "options", "regime", "optimizer")
+            }
             content = self.model_copy(update=named).model_dump_json(exclude_defaults=True)
         digest = hashlib.sha256(content.encode()).hexdigest()[:8]
         nb = f"-nb{self.normalization_batch}" if self.normalization_batch else ""
-        norm = re.sub(r"[^a-z0-9]+", "", self.norm)
+        norm = re.sub(r"[^a-z0-9]+", "", self.norm.lower())
         return f"{norm}-bs{self.batch_size}{nb}-seed{self.seed}-{digest}"
 
     @property

@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from torch import Generator, Tensor
 
 from groupnorm.errors import ArgumentError, UnknownNameError
+from groupnorm.import_path import resolve
 from groupnorm.lab.data import Images
 from groupnorm.lab.data.files import Box, Crop
 
@@ -131,14 +132,20 @@ class Augmentation:
 
 
 def augmentation(name: str) -> Augmentation:
-    """The augmentation of that name.
+    """The augmentation of that name, or what ``package.module:function`` of the user's own returns.
 
     Raises:
         UnknownNameError: there is none; lists those there are.
+        ArgumentError: the function cannot be imported, or returns something else.
     """
-    if name not in AUGMENTATIONS:
-        raise UnknownNameError("augment", name, AUGMENTATIONS)
-    return AUGMENTATIONS[name]
+    if name in AUGMENTATIONS:
+        return AUGMENTATIONS[name]
+    if ":" not in name:
+        raise UnknownNameError("augment", name, [*AUGMENTATIONS, "package.module:function"])
+    found = resolve(name, "augmentation")()
+    if not isinstance(found, Augmentation):
+        raise ArgumentError(f"augment {name!r} returned {type(found).__name__}; expected an Augmentation")
+    return found
 
 
 def random_area(numbers: Sequence[float], height: int, width: int) -> Box:

@@ -46,6 +46,31 @@ class Dataset:
     note: str
     classes: tuple[str, ...] = ()
 
+    @property
+    def outputs(self) -> int:
+        """Number of logits."""
+        return self.num_classes
+
+    @property
+    def train_inputs(self) -> Images:
+        """The training images."""
+        return self.train_images
+
+    @property
+    def train_targets(self) -> Tensor:
+        """The training labels."""
+        return self.train_labels
+
+    @property
+    def val_inputs(self) -> Images:
+        """The validation images."""
+        return self.val_images
+
+    @property
+    def val_targets(self) -> Tensor:
+        """The validation labels."""
+        return self.val_labels
+
     def batch(self, images: Tensor) -> Tensor:
         """``(images - mean) / std`` in float32, on the device of ``images`` ``[b, C, H, W]``."""
         return (images.float() - self.mean.to(images.device)) / self.std.to(images.device)

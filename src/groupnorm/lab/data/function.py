@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from groupnorm.lab.common.import_path import resolve
+from groupnorm.import_path import resolve
 from groupnorm.lab.data.errors import DataError
 from groupnorm.lab.data.source import Source, Split
 

@@ -33,7 +33,7 @@ from groupnorm.lab.experiments.framework.claim import Claim, Effect
 from groupnorm.lab.experiments.framework.evidence import Evidence
 from groupnorm.lab.experiments.framework.experiment import Experiment, Scale
 from groupnorm.lab.experiments.framework.plots import Panels, ranked
-from groupnorm.lab.training.loop import Training
+from groupnorm.lab.regimes.images import ImageTraining
 
 STAGES = {
     "original": "original",
@@ -51,7 +51,7 @@ _KEEP = ("bn", "frozen")
 """What needs no calibration, because a batch norm in evaluation computes the same."""
 
 
-class FineTuning(Training):
+class FineTuning(ImageTraining):
     """Begins with a network that was trained with batch norm, converted to the norm of the cell.
 
     Each record also has the errors of before: ``original``, ``copied`` (converted, not calibrated), ``calibrated few``
@@ -90,7 +90,7 @@ class FineTuning(Training):
 
     def _error_of(self, model: nn.Module) -> float:
         self.model = model
-        return self.error(self.dataset.val_images, self.dataset.val_labels)
+        return self.evaluate(self.dataset.val_images, self.dataset.val_labels)["error"]
 
     def epoch(self, on_step: Callable[[int], None] = lambda step: None) -> Record:
         """Train for one epoch, with a look at the error on the way."""
@@ -127,7 +127,7 @@ def _original(cell: Cell, dataset: Dataset) -> nn.Module:
     fields["batch_size"] = min(fields["batch_size"], len(dataset.train_images))
     plain = cell.model_copy(update={"task": None, "options": {}, **fields})
     if plain.id not in _trained:
-        training = Training(plain, dataset)
+        training = ImageTraining(plain, dataset)
         while not training.finished:
             training.epoch()
         _trained[plain.id] = training.model.eval()

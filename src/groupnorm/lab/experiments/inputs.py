@@ -31,7 +31,7 @@ from groupnorm.lab.experiments.framework.claim import Claim, Effect
 from groupnorm.lab.experiments.framework.evidence import Evidence
 from groupnorm.lab.experiments.framework.experiment import Experiment, Scale
 from groupnorm.lab.experiments.framework.plots import by, over
-from groupnorm.lab.training.loop import Training
+from groupnorm.lab.regimes.images import ImageTraining
 
 RATES = (1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0)
 WAYS = {"raw": ("none", "bn", "ln"), "minmax": ("none",), "standard": ("none",)}
@@ -41,12 +41,15 @@ NAMES = {("raw", "none"): "raw", ("raw", "bn"): "raw, BN", ("raw", "ln"): "raw, 
          ("minmax", "none"): "0 to 1", ("standard", "none"): "standardised"}  # fmt: skip
 
 
-class Scaled(Training):
+class Scaled(ImageTraining):
     """Shows the network inputs as the option ``scaling`` says: "raw", "minmax" (0 to 1) or "standard".
 
     Minimum, maximum, mean and standard deviation are of the training images, for each channel. ``"condition"`` is the
     condition number of the covariance of the network's inputs: its largest eigenvalue over its smallest.
     """
+
+    stackable = True
+    parallel = True
 
     def __init__(self, cell: Cell, dataset: Dataset) -> None:
         images = dataset.train_images[torch.arange(len(dataset.train_labels))].float()

@@ -30,7 +30,7 @@ from groupnorm.lab.experiments.framework.evidence import Evidence
 from groupnorm.lab.experiments.framework.experiment import Experiment, Scale
 from groupnorm.lab.experiments.framework.plots import by_epoch
 from groupnorm.lab.experiments.imagenet import IMAGENET
-from groupnorm.lab.training.loop import Training
+from groupnorm.lab.regimes.images import ImageTraining
 
 TABLE = "Wu & He 2018, Table 1"
 GROUPS_OF_SMALL = "gn:8"  # with 16 to 128 channels "gn" would be instance norm in half of the layers
@@ -47,11 +47,14 @@ FASHION: dict[str, Any] = {
 FEW = {"dataset": "digits", "image_size": 16, "seeds": 2, "epochs": 1, "limit_train": 64, "limit_val": 32}
 
 
-class WeightNormTraining(Training):
+class WeightNormTraining(ImageTraining):
     """Trains the network with weight norm on every convolution and linear layer.
 
     Options: ``as_shortcuts``, as of :func:`reparametrise`.
     """
+
+    stackable = True
+    parallel = True
 
     def build(self) -> nn.Module:
         """The network of the cell, reparametrised."""

@@ -25,7 +25,7 @@ from groupnorm.lab.experiments.framework.evidence import Evidence
 from groupnorm.lab.experiments.framework.experiment import Experiment, Scale
 from groupnorm.lab.experiments.framework.plots import by, ranked
 from groupnorm.lab.experiments.imagenet import IMAGENET
-from groupnorm.lab.training.loop import Training
+from groupnorm.lab.regimes.images import ImageTraining
 from groupnorm.nn import BatchRenorm
 
 PAPER = "Wu & He 2018, section 4.1"
@@ -34,11 +34,14 @@ DIGITS: dict[str, Any] = {"dataset": "digits", "model": "resnet-tiny", "seeds": 
 FEW = {"seeds": 2, "epochs": 1, "limit_train": 64, "limit_val": 32}
 
 
-class RenormTraining(Training):
+class RenormTraining(ImageTraining):
     """Trains with other limits of batch renorm.
 
     Options: ``r_max`` and ``d_max``, as of :class:`groupnorm.nn.BatchRenorm`.
     """
+
+    stackable = True
+    parallel = True
 
     def build(self) -> nn.Module:
         """The network of the cell, with the limits of the options."""

@@ -19,91 +19,23 @@ from functools import partial
 from typing import Any
 
 import pandas as pd
-import torch
 from matplotlib.figure import Figure
-from torch import Generator, Tensor, nn
+from torch import nn
 
-from groupnorm.lab.data.source import permutation
-from groupnorm.lab.experiments.attack import pgd
 from groupnorm.lab.experiments.framework.claim import Claim, Effect
 from groupnorm.lab.experiments.framework.evidence import Evidence
 from groupnorm.lab.experiments.framework.experiment import Experiment, Scale, narrow
 from groupnorm.lab.experiments.framework.plots import over
 from groupnorm.lab.models.small_resnet import NormLayer, SmallResNet
-from groupnorm.lab.training.loop import Training
+from groupnorm.lab.regimes.adversarial import RADII, Attacked
+from groupnorm.lab.regimes.adversarial import Adversarial as AdversarialTraining
 
-RADII = (2, 4, 8)
-"""Of 255, from black to white."""
-
-_PART = 250  # images attacked together
+__all__ = ["EXPERIMENT", "AdversarialTraining", "Attacked"]  # the names of the regimes in the records
 
 
 def resnet18_cifar(norm_layer: NormLayer) -> nn.Module:
     """ResNet-18 for images of 32x32: a first convolution of 3x3, and no pooling after it."""
     return SmallResNet(norm_layer, 3, 10, (64, 128, 256, 512), blocks=2, project=True)
-
-
-class Attacked(Training):
-    """After the last epoch, ``"attacked 8"`` is the error within 8 of 255.
-
-    Options: ``white``, the largest value that a stored image may have; ``images``, how many of the validation images
-    are attacked, by ``steps`` steps of 2.5 times the radius in all.
-    """
-
-    def measure(self) -> dict[str, float]:
-        """Also the errors under attack, in percent."""
-        return super().measure() | (self._attacked() if self.finished else {})
-
-    def _attacked(self) -> dict[str, float]:
-        steps = self.cell.options["steps"]
-        chosen = permutation(len(self.dataset.val_labels))[: self.cell.options["images"]]
-        found: dict[str, float] = {}
-        for radius in RADII:
-            wrong = 0
-            for place, part in enumerate(chosen.split(_PART)):
-                images = self.dataset.val_images[part].to(self.device).float()
-                labels = self.dataset.val_labels[part].to(self.device)
-                start = Generator().manual_seed(place)
-                changed = self.attack(images, labels, radius, steps, 2.5 * radius / steps, start)
-                with torch.no_grad():
-                    wrong += int((self._logits(changed).argmax(1) != labels).sum())
-            found[f"attacked {radius}"] = 100 * wrong / len(chosen)
-        return found
-
-    def attack(
-        self, images: Tensor, labels: Tensor, radius: float, steps: int, step_size: float, start: Generator
-    ) -> Tensor:
-        """Stored ``images`` under attack; ``radius`` and ``step_size`` in 255ths. Leaves evaluation mode on."""
-        self.model.eval()
-        unit = self.cell.options["white"] / 255
-        return pgd(
-            self._logits, images, labels, radius=radius * unit, steps=steps, step_size=step_size * unit,
-            white=self.cell.options["white"], generator=start,
-        )  # fmt: skip
-
-    def _logits(self, images: Tensor) -> Tensor:
-        with self.autocast():
-            logits: Tensor = self.model(self.inputs(images))
-        return logits
-
-
-class AdversarialTraining(Attacked):
-    """Trains on attacked images alone, within 8 of 255 (Madry et al. 2018).
-
-    Options besides: ``training_steps`` of ``training_step_size`` 255ths. The attack sees the network in evaluation
-    mode, so that it does not move running statistics; the step that follows is as ever.
-    """
-
-    def step(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        """One step of the optimiser on the batch as the attack leaves it."""
-        options = self.cell.options
-        mean, std = self.dataset.mean.to(self.device), self.dataset.std.to(self.device)
-        start = Generator().manual_seed(int(torch.randint(2**31, ())))
-        changed = self.attack(
-            images * std + mean, labels, RADII[-1], options["training_steps"], options["training_step_size"], start
-        )
-        self.model.train()
-        return super().step(self.inputs(changed), labels)
 
 
 def draw(evidence: Evidence) -> Figure:

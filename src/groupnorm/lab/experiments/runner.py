@@ -7,17 +7,19 @@ from pathlib import Path
 from typing import Any
 
 from groupnorm.errors import UnknownNameError
+from groupnorm.lab import tasks
+from groupnorm.lab.common.metric import ERROR
 from groupnorm.lab.common.store import RunFolder
 from groupnorm.lab.common.trial import Cell
-from groupnorm.lab.data import Dataset
 from groupnorm.lab.experiments import EXPERIMENTS
 from groupnorm.lab.experiments.framework.evidence import FILE, Evidence, summarise
 from groupnorm.lab.experiments.framework.experiment import SCALES, Experiment
 from groupnorm.lab.plots.style import encode, house_style
 from groupnorm.lab.sweeps.configuration import Comparison, ConfigurationError, plan
-from groupnorm.lab.sweeps.runner import conduct
+from groupnorm.lab.sweeps.runner import run_trials
+from groupnorm.lab.tasks import Data
 
-Arms = dict[str, list[tuple[Comparison, Dataset]]]
+Arms = dict[str, list[tuple[Comparison, Data]]]
 """The comparisons of each arm with their data."""
 
 
@@ -54,16 +56,17 @@ def run(
         request = {
             "command": shlex.join(["groupnorm", "run", name, "--scale", scale, *_flags(given)]),
             "experiment": name,
+            "task": tasks.find(first.task).record.as_json(),
             "scale": scale,
             "last": experiment.scale(scale).last,
             "arms": {arm: _about(*pairs[0]) for arm, pairs in arms.items()},
             "labels": labels,
         }
-        conduct(
+        run_trials(
             cells,
             request,
             folder,
-            images={dataset.digest: len(dataset.train_images) for _, dataset in planned},
+            samples={dataset.digest: len(dataset.train_targets) for _, dataset in planned},
             how=first,
             labels={cell: arms[0] for cell, arms in labels.items()} if len(arms) > 1 else None,
             progress=progress,
@@ -119,14 +122,16 @@ def _cells(arms: Arms) -> tuple[list[Cell], dict[str, list[str]]]:
     return list(cells.values()), labels
 
 
-def _about(comparison: Comparison, dataset: Dataset) -> dict[str, Any]:
+def _about(comparison: Comparison, dataset: Data) -> dict[str, Any]:
+    task = tasks.find(comparison.task)
     return {
         "dataset": dataset.name,
         "note": dataset.note,
-        "train": len(dataset.train_images),
-        "val": len(dataset.val_images),
-        "classes": dataset.num_classes,
+        "train": len(dataset.train_targets),
+        "val": len(dataset.val_targets),
+        **({"classes": dataset.outputs} if task.metric == ERROR else {}),
         "model": comparison.model,
+        "chance": float(f"{task.chance(dataset):.6g}"),  # as evidence is rounded
     }
 
 

@@ -33,7 +33,7 @@ from groupnorm.lab.experiments.framework.evidence import Evidence
 from groupnorm.lab.experiments.framework.experiment import Experiment, Scale, narrow
 from groupnorm.lab.experiments.framework.plots import over
 from groupnorm.lab.experiments.imagenet import IMAGENET
-from groupnorm.lab.training.loop import Training
+from groupnorm.lab.regimes.images import ImageTraining
 
 TEST_BATCHES = (1, 2, 8, 32, 512)
 """Images of a test batch that share statistics."""
@@ -41,7 +41,7 @@ TEST_BATCHES = (1, 2, 8, 32, 512)
 _READ = 512  # images corrupted together; every test batch divides it
 
 
-class ShiftTraining(Training):
+class ShiftTraining(ImageTraining):
     """Tests the trained network on corrupted images.
 
     After the last epoch, ``"contrast 5"`` is the error under that corruption, and ``"contrast 5 adapted 32"`` the one
@@ -51,6 +51,9 @@ class ShiftTraining(Training):
     :data:`groupnorm.lab.experiments.corruptions.SEVERITIES`; ``severities``, a list of 1 to 5, of which the last is the
     one that batch norm is adapted to.
     """
+
+    stackable = True
+    parallel = True
 
     def measure(self) -> dict[str, float]:
         """Also the errors under corruption, in percent."""

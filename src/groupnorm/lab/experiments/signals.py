@@ -33,7 +33,7 @@ from groupnorm.lab.experiments.framework.experiment import Experiment, Scale, na
 from groupnorm.lab.experiments.framework.plots import over
 from groupnorm.lab.experiments.imagenet import IMAGENET
 from groupnorm.lab.experiments.probe import Layer, probe, similarity
-from groupnorm.lab.training.loop import Training
+from groupnorm.lab.regimes.images import ImageTraining
 
 IMAGES = 128
 """Training images, evenly spaced, that the network is shown after each epoch."""
@@ -41,7 +41,7 @@ LAYERS = range(1, 14)
 """The convolutions of VGG-16."""
 
 
-class SignalsTraining(Training):
+class SignalsTraining(ImageTraining):
     """Training that also shows the network one fixed batch after each epoch, and records for each layer ``i``:
 
     - ``gradient_i``: length of the gradient of the loss with respect to the layer's output;
@@ -53,6 +53,9 @@ class SignalsTraining(Training):
 
     The option ``variance`` is that of the initial weights times the inputs of a neuron: 2 is He's, 1 is LeCun's.
     """
+
+    stackable = True
+    parallel = True
 
     def __init__(self, cell: Cell, dataset: Dataset) -> None:
         super().__init__(cell, dataset)

@@ -27,18 +27,21 @@ from groupnorm.lab.experiments.framework.evidence import Evidence
 from groupnorm.lab.experiments.framework.experiment import Experiment, Scale, narrow
 from groupnorm.lab.experiments.framework.plots import by, by_epoch
 from groupnorm.lab.experiments.imagenet import IMAGENET
-from groupnorm.lab.training.loop import Training
+from groupnorm.lab.regimes.images import ImageTraining
 
 PERCENTILES = (1, 20, 80, 99)
 IMAGES = 128
 """Validation images, evenly spaced, whose responses are looked at."""
 
 
-class VggTraining(Training):
+class VggTraining(ImageTraining):
     """Training that also records percentiles of the responses of the last convolution, before its norm and its ReLU.
 
     They are over all images, channels and positions, in evaluation mode: ``p1``, ``p20``, ``p80`` and ``p99``.
     """
+
+    stackable = True
+    parallel = True
 
     def measure(self) -> dict[str, float]:
         found = super().measure()  # puts the network into evaluation mode

@@ -28,15 +28,18 @@ from groupnorm.lab.experiments.framework.claim import Claim, Effect
 from groupnorm.lab.experiments.framework.evidence import Evidence
 from groupnorm.lab.experiments.framework.experiment import Experiment, Scale
 from groupnorm.lab.experiments.framework.plots import over
-from groupnorm.lab.training.loop import Training
+from groupnorm.lab.regimes.images import ImageTraining
 
 BLOG = "a blog's unsourced claim"
 SIZES = (32, 8, 2)
 _SCORED = 128  # images scored at a time
 
 
-class RocTraining(Training):
+class RocTraining(ImageTraining):
     """Also measures ``auc``, the area under the ROC curve of the validation images; for two classes."""
+
+    stackable = True
+    parallel = True
 
     def measure(self) -> dict[str, float]:
         """Also the area under the ROC curve."""

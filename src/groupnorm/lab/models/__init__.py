@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 
 from groupnorm.errors import ArgumentError, UnknownNameError
-from groupnorm.lab.common.import_path import resolve
-from groupnorm.lab.models import small_resnet, small_vgg, torchvision_models
+from groupnorm.import_path import resolve
+from groupnorm.lab.models import mlp, small_resnet, small_vgg, torchvision_models
 from groupnorm.lab.models.marking import marking
 from groupnorm.nn import norm_layer, wire_
 
@@ -39,6 +39,7 @@ MODELS: dict[str, Model] = {
         Model("resnet101", "torchvision's ResNet-101, 104 norms", torchvision_models.resnet("resnet101")),
         Model("vgg-small", "VGG-16 with an eighth of its channels, 13 norms", small_vgg.vgg_small),
         Model("vgg16", "torchvision's VGG-16, 13 norms; images of 32x32 or more", torchvision_models.vgg16),
+        Model("mlp-small", "perceptron with 2 hidden layers of 64 for rows of numbers, 2 norms", mlp.mlp_small),
     )
 }
 

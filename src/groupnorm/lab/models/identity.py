@@ -16,6 +16,7 @@ from torch.overrides import TorchFunctionMode
 from groupnorm.lab import models
 from groupnorm.lab.common.rng import get_state, seed_all, set_state
 from groupnorm.lab.models.marking import is_marked
+from groupnorm.nn.own import is_own
 
 _ADDRESS = re.compile(r"\bat 0x[0-9a-fA-F]+")
 _PLAIN = (bool, int, float, complex, str, type(None), torch.dtype, torch.layout, torch.memory_format)
@@ -23,7 +24,9 @@ _CPU = torch.device("cpu")
 
 
 def digest(name: str, norm: str, example: Tensor, num_classes: int) -> str | None:
-    """16 hexadecimal digits that change with the network that a name stands for; None for one of this package.
+    """16 hexadecimal digits that change with the network that a name stands for.
+
+    None for one of this package with a norm of this package.
 
     They cover its modules as they print, with the numbers and texts among their attributes; every parameter and buffer
     with its value from seed 0; and the modules and functions of torch that its forward calls in evaluation mode, with
@@ -35,17 +38,18 @@ def digest(name: str, norm: str, example: Tensor, num_classes: int) -> str | Non
         example: a few images ``[N, C, H, W]`` of the data.
         num_classes: number of logits.
     """
-    if not models.is_own(name):
+    own_norm = is_own(norm)
+    if not models.is_own(name) and not own_norm:
         return None
     before = get_state(_CPU)
     try:
         seed_all(0)
         network = models.build(name, norm, example, num_classes).eval()
-        sha = hashlib.sha256("\n".join(_structure(network)).encode("utf-8", "backslashreplace"))
+        sha = hashlib.sha256("\n".join(_structure(network, opaque=not own_norm)).encode("utf-8", "backslashreplace"))
         for path, tensor in (*network.named_parameters(), *network.named_buffers()):
             sha.update(f"{path} {tensor.requires_grad} {_description(tensor)};".encode())
             sha.update(_content(tensor))
-        calls = _Calls(network)
+        calls = _Calls(network, opaque=not own_norm)
         with torch.no_grad(), calls:
             network(example)
     finally:
@@ -54,16 +58,16 @@ def digest(name: str, norm: str, example: Tensor, num_classes: int) -> str | Non
     return sha.hexdigest()[:16]
 
 
-def _structure(module: nn.Module, path: str = "") -> Iterator[str]:
-    """A line for each module. A norm of the factory is known by its spec, so that its print does not count."""
-    if is_marked(module):
+def _structure(module: nn.Module, path: str = "", *, opaque: bool) -> Iterator[str]:
+    """A line for each module. A norm of the catalog is known by its spec, so that its print does not count."""
+    if opaque and is_marked(module):
         yield f"{path}: norm"
         return
     told = module.extra_repr() if module._modules else repr(module)
     kept = {name: value for name, value in vars(module).items() if name[0] != "_" and isinstance(value, _PLAIN)}
     yield _without_addresses(f"{path}: {type(module).__qualname__} {told} {kept}")
     for name, child in module.named_children():
-        yield from _structure(child, f"{path}.{name}")
+        yield from _structure(child, f"{path}.{name}", opaque=opaque)
 
 
 class _Calls(TorchFunctionMode):
@@ -73,13 +77,13 @@ class _Calls(TorchFunctionMode):
         found: a line for each call.
     """
 
-    def __init__(self, network: nn.Module) -> None:
+    def __init__(self, network: nn.Module, *, opaque: bool) -> None:
         super().__init__()
         self.found: list[str] = []
         self._within = 0
         for path, module in network.named_modules():
             known = type(module).__module__.partition(".")[0] in ("torch", "groupnorm")
-            if is_marked(module) or (known and not module._modules):
+            if (opaque and is_marked(module)) or (known and not module._modules):
                 module.register_forward_pre_hook(partial(self._enter, path))
                 module.register_forward_hook(self._leave, always_call=True)
 

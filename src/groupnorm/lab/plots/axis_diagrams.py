@@ -7,9 +7,11 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from html import escape
 
+from groupnorm.errors import ArgumentError
 from groupnorm.lab.plots.palette import Style, styles
 from groupnorm.nn.catalog import CATALOG
 from groupnorm.nn.norm import FEATURES, Norm
+from groupnorm.nn.own import is_own, own_row
 from groupnorm.sets import SharedSet
 
 SHAPE = (6, 6, 6)
@@ -108,11 +110,20 @@ def svg(shared: SharedSet, symbols: Names = FEATURES.symbols, title: str = "") -
 
 
 def catalog_rows(norms: Iterable[str]) -> list[tuple[Norm, Style]]:
-    """The rows of the catalog that these norms belong to, each once, with their look; unknown norms have none.
+    """The rows of the catalog that these norms belong to, each once, with their look, and those of the user's own.
 
     "ws+gn" belongs to two.
     """
-    families = dict.fromkeys(part.partition(":")[0] for norm in norms for part in norm.split("+"))
-    rows = [CATALOG[family] for family in families if family in CATALOG]
+    parts = [part for norm in norms for part in norm.split("+")]
+    families = dict.fromkeys(part if is_own(part) else part.partition(":")[0] for part in parts)
+    rows = [own_row(family) if is_own(family) else CATALOG[family] for family in families if _is_known(family)]
     looks = styles([row.spec for row in rows])
     return [(row, looks[row.spec]) for row in rows]
+
+
+def _is_known(family: str) -> bool:
+    """Whether there is a row; the file of a norm of the user's own may be gone since its run."""
+    try:
+        return family in CATALOG or bool(is_own(family) and own_row(family).drawn)
+    except ArgumentError:
+        return False

@@ -12,8 +12,8 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
-from groupnorm.lab.analysis import statistics
 from groupnorm.lab.analysis.curves import FAILURES, X_NAMES, settings, wants_log
+from groupnorm.lab.common.metric import ERROR, Metric
 from groupnorm.lab.plots.palette import styles
 from groupnorm.lab.plots.style import INK, headings, house_style, new_picture
 
@@ -30,20 +30,20 @@ def standings(result: Results) -> Figure:
 
     Norms without a result there come last, with the reason. The bar is the 95% interval at the smallest batch.
     """
-    summary, x = statistics.summary(result.table), result.x
+    summary, x, metric = result.summary, result.x, result.metric
     sizes = settings(result.table, x)
     looks = styles(list(dict.fromkeys(cell.norm for cell in result.cells)))
-    order = ranking(summary, x)
+    order = ranking(summary, x, metric)
     with house_style():
         figure = new_picture(7.2, 1.5 + _ROW * max(len(order), 3))
         ends = f"from {X_NAMES[x]} {sizes[0]} to {sizes[-1]}" if len(sizes) > 1 else ""
-        headings(figure, "Where each norm stands", f"validation error {ends}, ranked at the smallest")
+        headings(figure, "Where each norm stands", f"validation {metric.name} {ends}, ranked at the smallest")
         axes = figure.subplots()
         worse = False
         for row, norm in enumerate(order):
             own = summary[summary["norm"] == norm].sort_values(x, ascending=False)
-            worse |= _row(axes, row, own, x, sizes[-1])
-        _scale(axes, summary["error"] if len(summary) else [])
+            worse |= _row(axes, row, own, x, sizes[-1], metric)
+        _scale(axes, summary[metric.key] if len(summary) else [], metric)
         axes.set_yticks(range(len(order)), [looks[norm].label for norm in order])
         for tick, norm in zip(axes.get_yticklabels(), order, strict=True):
             if looks[norm].hero:
@@ -55,32 +55,37 @@ def standings(result: Results) -> Figure:
     return figure
 
 
-def ranking(summary: pd.DataFrame, x: str) -> list[str]:
-    """The norms by their mean error at the smallest ``x``; those without one last, in their order."""
+def ranking(summary: pd.DataFrame, x: str, metric: Metric = ERROR) -> list[str]:
+    """The norms by their mean at the smallest ``x``, the best first; those without one last, in their order."""
     if not len(summary):
         return []
-    smallest = summary[summary[x] == summary[x].min()].set_index("norm")["error"]
+    smallest = summary[summary[x] == summary[x].min()].set_index("norm")[metric.key]
+    sign = -1 if metric.higher_is_better else 1
     norms = list(dict.fromkeys(summary["norm"]))
     return sorted(
-        norms, key=lambda norm: (math.isnan(smallest[norm]), 0 if math.isnan(smallest[norm]) else smallest[norm])
+        norms, key=lambda norm: (math.isnan(smallest[norm]), 0 if math.isnan(smallest[norm]) else sign * smallest[norm])
     )
 
 
-def _row(axes: Axes, row: int, own: pd.DataFrame, x: str, smallest: int) -> bool:
+def _row(axes: Axes, row: int, own: pd.DataFrame, x: str, smallest: int, metric: Metric) -> bool:
     """Draw a norm; returns whether its error more than doubles."""
+    key = metric.key
     known = own[own["finished"] > 0]
-    worse = len(known) > 1 and known["error"].iloc[-1] > 2 * known["error"].iloc[0]
+    doubles = len(known) > 1 and known[key].iloc[-1] > 2 * known[key].iloc[0]
+    worse = bool(doubles) and not metric.higher_is_better
     color = _FAR if worse else INK
     if len(known):
-        axes.plot(known["error"], [row] * len(known), color=color, linewidth=1.6, alpha=0.35, zorder=2)
+        axes.plot(known[key], [row] * len(known), color=color, linewidth=1.6, alpha=0.35, zorder=2)
     for _, point in known.iterrows():
         last = point[x] == smallest
         axes.plot(
-            point["error"], row, "o", markersize=7 if last else 5, zorder=4 if last else 3,
+            point[key], row, "o", markersize=7 if last else 5, zorder=4 if last else 3,
             color=color if last else _QUIET, markerfacecolor=color if last else "none",
         )  # fmt: skip
-        if last and not math.isnan(point["error_low"]):
-            low, high = max(point["error_low"], 0.05), min(point["error_high"], 100)
+        if last and not math.isnan(point[f"{key}_low"]):
+            low, high = (point[f"{key}_{end}"] for end in ("low", "high"))
+            low = low if metric.low is None else max(low, metric.low + 0.05)
+            high = high if metric.high is None else min(high, metric.high)
             axes.hlines(row, low, high, color=color, linewidth=4, alpha=0.18, zorder=1)
     end = own[own[x] == smallest].iloc[0]
     failed = [f"{status} in {end[status]:.0f} of {end['cells']:.0f}" for status in FAILURES if end[status] > 0]
@@ -97,7 +102,7 @@ def _row(axes: Axes, row: int, own: pd.DataFrame, x: str, smallest: int) -> bool
     return worse
 
 
-def _scale(axes: Axes, errors: Iterable[float]) -> None:
+def _scale(axes: Axes, errors: Iterable[float], metric: Metric) -> None:
     """Vertical grid lines, and a logarithmic axis where the errors span more than it takes."""
     for side in ("top", "right", "left"):
         axes.spines[side].set_visible(False)
@@ -109,7 +114,7 @@ def _scale(axes: Axes, errors: Iterable[float]) -> None:
         axes.set_xscale("log")
         axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         axes.xaxis.set_minor_locator(NullLocator())
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}%"))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}{'%' * metric.is_percent}"))
 
 
 def _legend(figure: Figure, x: str, sizes: Sequence[int], worse: bool) -> None:

@@ -46,9 +46,10 @@ def write_report(result: Results, run: RunFolder) -> Path:
             run.write(f"figures/{name}.{kind}", drawing.encode(picture, kind))
     table = result.table
     run.write("table.csv", table.to_csv(index=False))
-    summary = statistics.summary(table)
-    paired = statistics.differences(table).drop(columns="error")
-    run.write("summary.csv", summary.merge(paired, how="left", on=["norm", *statistics.SETTING]).to_csv(index=False))
+    paired = result.differences.drop(columns=result.metric.key)
+    run.write(
+        "summary.csv", result.summary.merge(paired, how="left", on=["norm", *statistics.SETTING]).to_csv(index=False)
+    )
     return run.write("report.html", render(result))
 
 
@@ -62,7 +63,9 @@ def render(result: Results) -> str:
         "charts": [
             charts.error_chart(result, looks),
             *charts.curve_charts(result, looks),
-            charts.speed_chart(result, looks, "images_per_second", "Training images per second of each finished run"),
+            charts.speed_chart(
+                result, looks, result.task.rate, f"Training {result.task.sample}s per second of each finished run"
+            ),
             charts.speed_chart(result, looks, "seconds", "Seconds of training of each finished run"),
         ],
     }
@@ -78,7 +81,9 @@ def render(result: Results) -> str:
     return environment.get_template("report.html").render(
         result=result,
         x=X_NAMES[result.x],
-        found=findings.find(table, result.x),
+        found=findings.find(table, result.x, result.metric),
+        metric=result.metric,
+        sample=result.task.sample,
         looks=list(looks.values()),
         many=charts.MANY,
         norms=list(looks),

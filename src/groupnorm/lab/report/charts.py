@@ -9,11 +9,10 @@ from typing import Any
 
 import pandas as pd
 
-from groupnorm.lab.analysis import curves as series
-from groupnorm.lab.analysis import statistics
+from groupnorm.lab.analysis.curves import X_NAMES, Trouble, dodge, mean_curves, settings, troubles
 from groupnorm.lab.analysis.results import Results
+from groupnorm.lab.common.metric import Metric
 from groupnorm.lab.plots.palette import Style
-from groupnorm.lab.report.findings import percent
 
 Json = dict[str, Any]
 
@@ -28,33 +27,33 @@ _MARKS = {"undefined": "circle-open", "diverged": "x", "crashed": "square"}
 
 def error_chart(result: Results, looks: dict[str, Style]) -> Json:
     """Validation error over batch size: seeds, means, intervals, and lanes for cells without a result."""
-    table, x = result.table, result.x
-    summary = statistics.summary(table)
+    table, x, metric = result.table, result.x, result.metric
+    key, summary = metric.key, result.summary
     traces: list[Json] = []
     for index, (norm, look) in enumerate(looks.items()):
-        shift = series.dodge(index, len(looks))
+        shift = dodge(index, len(looks))
         cells = _finished(table, norm)
         texts = [f"seed {seed}" for seed in cells["seed"]]
-        traces.append(_dots(norm, look, cells, x, "error", texts, shift))
+        traces.append(_dots(norm, look, cells, x, key, texts, shift))
         rows = summary[(summary["norm"] == norm) & (summary["finished"] > 0)].sort_values(x, ascending=False)
-        line = _line(norm, look, rows[x], rows["error"], [_mean_text(row) for _, row in rows.iterrows()], shift)
+        line = _line(norm, look, rows[x], rows[key], [_mean_text(row, metric) for _, row in rows.iterrows()], shift)
         line["error_y"] = {
             "type": "data",
             "symmetric": False,
-            "array": numbers(rows["error_high"].clip(upper=100) - rows["error"]),
-            "arrayminus": numbers(rows["error"] - rows["error_low"].clip(lower=0)),
+            "array": numbers(rows[f"{key}_high"].clip(upper=metric.high) - rows[key]),
+            "arrayminus": numbers(rows[key] - rows[f"{key}_low"].clip(lower=metric.low)),
             "thickness": 2,
             "width": 0,
         }
         traces.append(line)
-    marked = series.troubles(summary, x)
-    values = series.settings(table, x)
+    marked = troubles(summary, x)
+    values = settings(table, x)
     for lane, trouble in enumerate(marked):
         traces += _lane(trouble, lane, values)
-    about = f"Validation error in percent over {series.X_NAMES[x]}"
-    return _over_x(
-        "error", about, values, traces, x, height=420 + 15 * max(0, len(looks) - MANY), lanes=len(marked)
-    ) | {"log": True, "percent": True}
+    about = f"Validation {metric.in_unit} over {X_NAMES[x]}"
+    height = 420 + 15 * max(0, len(looks) - MANY)
+    chart = _over_x("error", about, values, traces, result, height=height, lanes=len(marked))
+    return chart | {"log": True, "percent": metric.is_percent}
 
 
 def speed_chart(result: Results, looks: dict[str, Style], column: str, about: str) -> Json:
@@ -69,21 +68,22 @@ def speed_chart(result: Results, looks: dict[str, Style], column: str, about: st
     table, x = result.table, result.x
     traces: list[Json] = []
     for index, (norm, look) in enumerate(looks.items()):
-        shift = series.dodge(index, len(looks))
+        shift = dodge(index, len(looks))
         cells = _finished(table, norm)
         traces.append(_dots(norm, look, cells, x, column, [f"seed {seed}" for seed in cells["seed"]], shift))
         medians = cells.groupby(x)[column].median().sort_index(ascending=False)
         texts = [f"median {value:,.4g}" for value in medians]
         traces.append(_line(norm, look, medians.index, medians, texts, shift))
-    return _over_x(column, about, series.settings(table, x), traces, x, height=320)
+    return _over_x(column, about, settings(table, x), traces, result, height=320)
 
 
 def curve_charts(result: Results, looks: dict[str, Style]) -> list[Json]:
     """Learning curves, a chart for each batch size: each seed's validation error, and the means of both errors."""
-    table, curves, x = result.table, result.curves, result.x
-    means = {column: series.mean_curves(curves, column) for column in ("error", "train_error")}
+    table, curves, x, metric = result.table, result.curves, result.x, result.metric
+    means = {column: mean_curves(curves, column) for column in (metric.key, metric.train_key)}
+    roles = ((metric.key, "curve"), (metric.train_key, "train-curve"))
     charts = []
-    for value in series.settings(table, x):
+    for value in settings(table, x):
         traces: list[Json] = []
         missing: dict[str, list[str]] = {}
         for norm, look in looks.items():
@@ -94,17 +94,19 @@ def curve_charts(result: Results, looks: dict[str, Style]) -> list[Json]:
                     missing.setdefault(status, []).append(look.label)
             for _, cell in own.groupby("cell", sort=False) if len(own) and len(looks) <= MANY else ():
                 texts = [f"seed {cell['seed'].iloc[0]}, validation"] * len(cell)
-                traces.append(_curve(norm, look, "seed-curve", cell["epoch"], cell["error"], texts))
-            for column, role in (("error", "curve"), ("train_error", "train-curve"))[: 1 if len(looks) > MANY else 2]:
+                traces.append(_curve(norm, look, "seed-curve", cell["epoch"], cell[metric.key], texts))
+            for column, role in roles[: 1 if len(looks) > MANY else 2]:
                 mean = _at(means[column], norm, x, value)
-                name = "validation" if column == "error" else "training"
+                name = "validation" if column == metric.key else "training"
                 texts = [f"{name}, mean of {seeds} seed{'s' * (seeds > 1)}" for seeds in mean["seeds"]]
                 traces.append(_curve(norm, look, role, mean["epoch"], mean["mean"], texts))
-        about = f"Validation and training error in percent by epoch at {series.X_NAMES[x]} {value}"
-        title = f"{series.X_NAMES[x]} {value}".capitalize()
+        about = f"Validation and training {metric.in_unit} by epoch at {X_NAMES[x]} {value}"
+        title = f"{X_NAMES[x]} {value}".capitalize()
         chart = {"id": f"curves-{value}", "about": about, "title": title, "height": 250, "data": traces}
         chart |= {"missing": " · ".join(f"{status}: {', '.join(names)}" for status, names in missing.items())}
-        charts.append(chart | {"log": True, "percent": True, "shared_range": "curves", "xaxis": {"title": "epoch"}})
+        charts.append(
+            chart | {"log": True, "percent": metric.is_percent, "shared_range": "curves", "xaxis": {"title": "epoch"}}
+        )
     return charts
 
 
@@ -114,7 +116,7 @@ def numbers(values: Iterable[float]) -> list[float | None]:
 
 
 def _over_x(
-    name: str, about: str, values: Sequence[int], traces: list[Json], x: str, *, height: int, lanes: int = 0
+    name: str, about: str, values: Sequence[int], traces: list[Json], result: Results, *, height: int, lanes: int = 0
 ) -> Json:
     ends = [math.log10(max(values) * 1.25), math.log10(min(values) / 1.25)] if values else [1, 0]
     axis = {
@@ -122,7 +124,7 @@ def _over_x(
         "range": numbers(ends),
         "tickvals": list(values),
         "ticktext": [str(value) for value in values],
-        "title": f"{series.X_NAMES[x]} (images)",
+        "title": f"{X_NAMES[result.x]} ({result.task.sample}s)",
     }
     rows = height + LANE * lanes
     return {"id": name, "about": about, "height": rows, "data": traces, "xaxis": axis, "lanes": lanes * LANE}
@@ -151,7 +153,7 @@ def _curve(norm: str, look: Style, role: str, x: Iterable[float], y: Iterable[fl
     return trace | {"mode": "lines", "customdata": trace["x"], "line": {"width": width, "dash": dash}}
 
 
-def _lane(trouble: series.Trouble, lane: int, values: Sequence[int]) -> list[Json]:
+def _lane(trouble: Trouble, lane: int, values: Sequence[int]) -> list[Json]:
     """A line of text, and below it a mark at each batch size concerned."""
     marks = list(trouble.counts)
     shared = {"type": "scatter", "yaxis": "y2", "cliponaxis": False, "hoverinfo": "text"}
@@ -189,11 +191,12 @@ def _trace(norm: str, look: Style, role: str, x: Iterable[float], y: Iterable[fl
     }
 
 
-def _mean_text(row: Any) -> str:
+def _mean_text(row: Any, metric: Metric) -> str:
     seeds = f"{row['finished']} seed{'s' * (row['finished'] > 1)}"
-    if math.isnan(row["error_low"]):
-        return f"{percent(row['error'], 2)}, {seeds}"
-    return f"mean {percent(row['error'], 2)}, 95% interval {row['error_low']:.2f} to {row['error_high']:.2f}, {seeds}"
+    mean, low, high = (row[f"{metric.key}{end}"] for end in ("", "_low", "_high"))
+    if math.isnan(low):
+        return f"{metric.text(mean, 2)}, {seeds}"
+    return f"mean {metric.text(mean, 2)}, 95% interval {low:.2f} to {high:.2f}, {seeds}"
 
 
 def _finished(table: pd.DataFrame, norm: str) -> pd.DataFrame:

@@ -12,6 +12,7 @@ import pandas as pd
 from groupnorm.lab.analysis import statistics
 from groupnorm.lab.analysis.curves import X_NAMES, settings, troubles
 from groupnorm.lab.analysis.labels import find_baseline, label
+from groupnorm.lab.common.metric import ERROR, Metric
 
 ENDED = ("finished", "undefined", "diverged", "crashed")
 
@@ -37,30 +38,26 @@ class Findings:
         return self.ended < self.total
 
 
-def find(table: pd.DataFrame, x: str) -> Findings:
+def find(table: pd.DataFrame, x: str, metric: Metric = ERROR) -> Findings:
     """Compute the sentences.
 
     Args:
         table: :attr:`groupnorm.lab.analysis.results.Results.table`.
         x: :attr:`groupnorm.lab.analysis.results.Results.x`.
+        metric: that they speak of.
     """
     total = len(table)
     ended = int(table["status"].isin(ENDED).sum()) if total else 0
     if not ended:
         return Findings("No run has ended yet", (f"{total} runs are planned.",), total, ended)
     norms = list(dict.fromkeys(table["norm"]))
-    summary = statistics.summary(table)
+    summary = statistics.summary(table, metric.key)
     facts: list[str] = []
-    compared = _compare(table, x, norms, facts)
-    headline = compared or _alone(summary, x, norms)
-    facts += _trends(table, x, norms)
+    compared = _compare(table, x, metric, norms, facts)
+    headline = compared or _alone(summary, x, metric, norms)
+    facts += _trends(table, x, metric, norms)
     facts += [f"{trouble.text}." for trouble in troubles(summary, x)]
     return Findings(headline, tuple(facts), total, ended)
-
-
-def percent(value: float, digits: int = 1) -> str:
-    """A number of percent, with a real minus sign."""
-    return f"{value:.{digits}f}%".replace("-", "−")
 
 
 def points(value: float, digits: int = 1) -> str:
@@ -82,10 +79,10 @@ def resolved(row: Any) -> bool:
     )
 
 
-def _compare(table: pd.DataFrame, x: str, norms: Sequence[str], facts: list[str]) -> str:
+def _compare(table: pd.DataFrame, x: str, metric: Metric, norms: Sequence[str], facts: list[str]) -> str:
     """The headline about the baseline and its rival, and the facts about the same two; "" without a pair."""
     baseline = find_baseline(norms)
-    paired = statistics.differences(table)
+    paired = statistics.differences(table, metric=metric.key)
     paired = paired[paired["pairs"] > 0]
     others = list(dict.fromkeys(paired["norm"]))
     if not others:
@@ -96,38 +93,40 @@ def _compare(table: pd.DataFrame, x: str, norms: Sequence[str], facts: list[str]
     smallest = settings(table, x)[-1]
     failed = "" if first[x] == smallest else _failed(table, x, smallest, rival)
     names, seeds = (label(rival), label(str(baseline))), table["seed"].nunique()
-    said = [f"{_sentence(row, x, *names)}. {_interval_of(row, *names, seeds)}" for _, row in rows.iterrows()]
+    said = [
+        f"{_sentence(row, x, metric, *names)}. {_interval_of(row, metric, *names, seeds)}" for _, row in rows.iterrows()
+    ]
     if not failed:
-        said[0] = _interval_of(first, *names, seeds)
+        said[0] = _interval_of(first, metric, *names, seeds)
     facts += [said[0], *said[1:][-1:]]
     if not failed:
-        return _sentence(first, x, *names)
-    reference = statistics.by_seed(table[(table["norm"] == baseline) & (table[x] == smallest)])
-    known = f", {names[1]}'s error is {percent(reference.mean())}" if len(reference) else ""
+        return _sentence(first, x, metric, *names)
+    reference = statistics.by_seed(table[(table["norm"] == baseline) & (table[x] == smallest)], metric.key)
+    known = f", {names[1]}'s {metric.name} is {metric.text(reference.mean())}" if len(reference) else ""
     return f"At {X_NAMES[x]} {smallest} {failed}{known}"
 
 
-def _sentence(row: Any, x: str, rival: str, baseline: str) -> str:
+def _sentence(row: Any, x: str, metric: Metric, rival: str, baseline: str) -> str:
     digits = 1 if abs(row["difference"]) >= 0.15 else 2
-    error, reference = percent(row["error"], digits), percent(row["baseline_error"], digits)
+    own, reference = (metric.text(row[key], digits) for key in (metric.key, f"baseline_{metric.key}"))
     at = f"At {X_NAMES[x]} {row[x]}"
     if row["difference_low"] < row["difference_high"] and not resolved(row):
-        return f"{at} {rival} ({error}) and {baseline} ({reference}) cannot be told apart"
+        return f"{at} {rival} ({own}) and {baseline} ({reference}) cannot be told apart"
     seed = " (one seed)" if row["pairs"] == 1 else ""
-    return f"{at} {rival}'s error is {error} and {baseline}'s {reference}{seed}"
+    return f"{at} {rival}'s {metric.name} is {own} and {baseline}'s {reference}{seed}"
 
 
-def _interval_of(row: Any, rival: str, baseline: str, seeds: int) -> str:
+def _interval_of(row: Any, metric: Metric, rival: str, baseline: str, seeds: int) -> str:
     if row["pairs"] == 1:
         return "With one seed there is no interval: the difference may be chance."
     low, high, mean = row["difference_low"], row["difference_high"], row["difference"]
     if low == high:
-        each = f"{rival} minus {baseline} is {points(mean, 2)} points with each of {row['pairs']} seeds"
+        each = f"{rival} minus {baseline} is {points(mean, 2)}{metric.of_differences} with each of {row['pairs']} seeds"
         return f"{each}: there is no spread to compute an interval from."
     digits = digits_for(mean, low, high)
     some = f"the {row['pairs']} of {seeds} seeds that finished" if row["pairs"] < seeds else f"{seeds} seeds"
     return (
-        f"{rival} minus {baseline} is {points(mean, digits)} points, "
+        f"{rival} minus {baseline} is {points(mean, digits)}{metric.of_differences}, "
         f"95% interval {points(low, digits)} to {points(high, digits)}, paired over {some}."
     )
 
@@ -143,7 +142,7 @@ def _failed(table: pd.DataFrame, x: str, value: int, norm: str) -> str:
     return ""
 
 
-def _alone(summary: pd.DataFrame, x: str, norms: Sequence[str]) -> str:
+def _alone(summary: pd.DataFrame, x: str, metric: Metric, norms: Sequence[str]) -> str:
     """The headline when no two norms can be compared."""
     finished = summary[summary["finished"] > 0]
     if not len(finished):
@@ -151,11 +150,11 @@ def _alone(summary: pd.DataFrame, x: str, norms: Sequence[str]) -> str:
     baseline = find_baseline(norms)
     own = finished[finished["norm"] == baseline]
     row = (own if len(own) else finished).sort_values(x).iloc[0]
-    return f"At {X_NAMES[x]} {row[x]} {label(row['norm'])}'s error is {percent(row['error'])}"
+    return f"At {X_NAMES[x]} {row[x]} {label(row['norm'])}'s {metric.name} is {metric.text(row[metric.key])}"
 
 
-def _trends(table: pd.DataFrame, x: str, norms: Sequence[str]) -> list[str]:
-    trends = statistics.trends(table, x)
+def _trends(table: pd.DataFrame, x: str, metric: Metric, norms: Sequence[str]) -> list[str]:
+    trends = statistics.trends(table, x, metric.key)
     trends = trends[(trends["pairs"] > 0) & (trends["largest"] > trends["smallest"])]
     parts: list[str] = []
     for norm in dict.fromkeys((find_baseline(norms) or "", "bn")):
@@ -170,5 +169,5 @@ def _trends(table: pd.DataFrame, x: str, norms: Sequence[str]) -> list[str]:
         else:
             interval = f" (95% interval {low} to {high})" if known else ""
             ends = f"From {X_NAMES[x]} {row['largest']} to {row['smallest']}"
-            parts.append(f"{ends} {label(norm)}'s error changes by {change} points{interval}")
+            parts.append(f"{ends} {label(norm)}'s {metric.name} changes by {change}{metric.of_differences}{interval}")
     return [", ".join(parts) + "."] if parts else []

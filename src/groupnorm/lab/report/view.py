@@ -14,7 +14,8 @@ from groupnorm.lab.analysis import statistics
 from groupnorm.lab.analysis.curves import settings
 from groupnorm.lab.analysis.labels import find_baseline
 from groupnorm.lab.analysis.results import Results
-from groupnorm.lab.plots import axis_diagrams as cubes
+from groupnorm.lab.common.metric import Metric
+from groupnorm.lab.plots import axis_diagrams
 from groupnorm.lab.plots.palette import Style
 from groupnorm.lab.report.findings import digits_for, points, resolved
 
@@ -41,13 +42,13 @@ def matrix(result: Results, looks: dict[str, Style]) -> Json:
     """Norms by batch sizes: mean and interval of the error, and the paired difference to the baseline."""
     table, x = result.table, result.x
     columns = settings(table, x)
-    means = {(row["norm"], row[x]): row for _, row in statistics.summary(table).iterrows()}
-    pairs = {(row["norm"], row[x]): row for _, row in statistics.differences(table).iterrows()}
+    means = {(row["norm"], row[x]): row for _, row in result.summary.iterrows()}
+    pairs = {(row["norm"], row[x]): row for _, row in result.differences.iterrows()}
     rows = [
         {
             "norm": index,
             "baseline": norm == find_baseline(list(looks)),
-            "cells": [_matrix_cell(means.get((norm, c)), pairs.get((norm, c))) for c in columns],
+            "cells": [_matrix_cell(means.get((norm, c)), pairs.get((norm, c)), result.metric) for c in columns],
         }
         for index, norm in enumerate(looks)
     ]
@@ -58,7 +59,7 @@ def comparisons(result: Results, looks: dict[str, Style]) -> list[Json]:
     """All paired differences with their p values."""
     order = {norm: index for index, norm in enumerate(looks)}
     rows = []
-    for _, row in statistics.differences(result.table).iterrows():
+    for _, row in result.differences.iterrows():
         if row["pairs"]:
             values = (row["difference"], row["difference_low"], row["difference_high"])
             rows.append(
@@ -77,17 +78,17 @@ def comparisons(result: Results, looks: dict[str, Style]) -> list[Json]:
 
 def runs(result: Results, looks: dict[str, Style]) -> list[Json]:
     """Every cell, with what to show and what to sort by."""
-    order = {norm: index for index, norm in enumerate(looks)}
+    metric, order = result.metric, {norm: index for index, norm in enumerate(looks)}
     epochs = {cell.id: cell.epochs for cell in result.cells}
     rows = []
     for _, row in result.table.iterrows():
         status = "unfinished" if row["status"] == "running" else row["status"]
         shown = [
-            ("error", _number(row["error"], 2)),
-            ("train_error", _number(row["train_error"], 2)),
+            (metric.key, _number(row[metric.key], 2)),
+            (metric.train_key, _number(row[metric.train_key], 2)),
             ("epochs", f"{row['epochs']} of {epochs[row['cell']]}"),
             ("seconds", duration(row["seconds"])),
-            ("images_per_second", _number(row["images_per_second"], 0)),
+            (result.task.rate, _number(row[result.task.rate], 0)),
         ]
         rows.append(
             {
@@ -107,8 +108,12 @@ def runs(result: Results, looks: dict[str, Style]) -> list[Json]:
 def cards(norms: Iterable[str]) -> list[Json]:
     """The rows of the catalog that occur, each with its cubes."""
     return [
-        {"row": row, "look": look, "cubes": [cubes.svg(shared, row.of.symbols, row.title) for shared in row.drawn]}
-        for row, look in cubes.catalog_rows(norms)
+        {
+            "row": row,
+            "look": look,
+            "cubes": [axis_diagrams.svg(shared, row.of.symbols, row.title) for shared in row.drawn],
+        }
+        for row, look in axis_diagrams.catalog_rows(norms)
     ]
 
 
@@ -148,7 +153,7 @@ def duration(seconds: float) -> str:
     return f"{hours} h {minutes:02} min" if hours else f"{minutes} min {rest:02} s"
 
 
-def _matrix_cell(mean: pd.Series | None, pair: pd.Series | None) -> Json:
+def _matrix_cell(mean: pd.Series | None, pair: pd.Series | None, metric: Metric) -> Json:
     if mean is None:
         return {"text": "–", "notes": []}
     seeds, done = int(mean["cells"]), int(mean["finished"])
@@ -161,10 +166,10 @@ def _matrix_cell(mean: pd.Series | None, pair: pd.Series | None) -> Json:
             "text": whole or ("pending" if left == seeds else "–"),
             "notes": [] if whole or left == seeds else notes,
         }
-    half = (mean["error_high"] - mean["error_low"]) / 2
+    half = (mean[f"{metric.key}_high"] - mean[f"{metric.key}_low"]) / 2
     digits = digits_for(half)
     cell: Json = {
-        "text": _number(mean["error"], digits),
+        "text": _number(mean[metric.key], digits),
         "half": "" if math.isnan(half) else f"± {half:.{digits}f}",
         "notes": [f"{done} of {seeds} seeds", *notes] if done < seeds else ["one seed"] if seeds == 1 else [],
     }

@@ -3,25 +3,38 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError, ValidationInfo, field_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    PositiveInt,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
 from groupnorm.environment import cores
-from groupnorm.errors import ArgumentError, GroupNormError, UnknownNameError, divisors
-from groupnorm.lab import models
-from groupnorm.lab.common.import_path import resolve
+from groupnorm.errors import GroupNormError, UnknownNameError, divisors
+from groupnorm.import_path import resolve
+from groupnorm.lab import models, regimes, tasks
 from groupnorm.lab.common.trial import Cell
-from groupnorm.lab.data import Dataset, load
+from groupnorm.lab.data.augmentation import augmentation
 from groupnorm.lab.models.identity import digest
 from groupnorm.lab.models.marking import ignored
 from groupnorm.lab.sweeps.trackers import TRACKERS
-from groupnorm.lab.training.loop import Training
+from groupnorm.lab.tasks import TASKS, Data
+from groupnorm.lab.training import optimizers
+from groupnorm.lab.training.setup import data_options
 from groupnorm.nn.catalog import replacements
 from groupnorm.nn.factory import check_spec
+from groupnorm.nn.own import spec_of
 
 
 class ConfigurationError(GroupNormError, ValueError):
@@ -80,8 +93,12 @@ class Comparison(BaseModel):
         augment: what happens to each training image; see :class:`groupnorm.lab.common.trial.Cell`.
         processes: processes that share each batch, on a GPU each or on ``threads`` cores each; see
             :mod:`groupnorm.lab.training.ddp`.
-        task: a :class:`groupnorm.lab.training.loop.Training` of another kind, as ``package.module:Class``.
-        options: what the task takes besides.
+        task: what is learned: a name of :data:`groupnorm.lab.tasks.TASKS`, or ``package.module:Class`` of a
+            :class:`groupnorm.lab.tasks.Task`; None is classification. Without a dataset or a model, those of the task.
+        options: what task and regime take besides, as ``name=value`` or a dict.
+        regime: how the data and the gradients come: a name of :data:`groupnorm.lab.regimes.REGIMES`, or
+            ``package.module:Class`` of a :class:`groupnorm.lab.training.loop.Training`.
+        optimizer: "sgd", "adamw", or ``package.module:function`` from parameters to an optimizer.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
@@ -114,11 +131,31 @@ class Comparison(BaseModel):
     processes: PositiveInt = 1
     task: str | None = None
     options: dict[str, Any] = {}
+    regime: str = "standard"
+    optimizer: str = "sgd"
+
+    @model_validator(mode="before")
+    @classmethod
+    def _of_the_task(cls, given: Any) -> Any:
+        """Dataset and model of the task, where none is named."""
+        task = TASKS.get(given.get("task") or "") if isinstance(given, dict) else None
+        if task is None:
+            return given
+        return {"dataset": task.dataset, "model": task.model} | {k: v for k, v in given.items() if v is not None}
+
+    @field_validator("options", mode="before")
+    @classmethod
+    def _named(cls, value: Any) -> Any:
+        """Accept ``"a=1,b=true"``, with values as JSON has them, or texts."""
+        return {name: _json(text) for name, text in _pairs(value).items()} if isinstance(value, str) else value
 
     @field_validator("norms", mode="before")
     @classmethod
     def _all(cls, value: Any) -> Any:
-        return tuple(replacements()) if value in ("all", ("all",), ["all"]) else value
+        if isinstance(value, str) or not isinstance(value, Iterable):
+            value = _split(value) if isinstance(value, str) else (value,)
+        norms = tuple(value)
+        return tuple(replacements()) if norms == ("all",) else tuple(map(_spec_of, norms))
 
     _lists = field_validator("norms", "batch_sizes", "normalization_batches", "track", mode="before")(_split)
 
@@ -126,12 +163,7 @@ class Comparison(BaseModel):
     @classmethod
     def _parameters(cls, value: Any) -> Any:
         """Accept ``"a=1,b=2"``."""
-        if not isinstance(value, str):
-            return value
-        pairs = [part.partition("=") for part in _split(value)]
-        if wrong := [name for name, equals, _ in pairs if not equals]:
-            raise ValueError(f"{_listed(wrong)} has no value; expected name=value,name=value")
-        return {name.strip(): setting.strip() for name, _, setting in pairs}
+        return _pairs(value) if isinstance(value, str) else value
 
     @field_validator("scheduler")
     @classmethod
@@ -225,17 +257,52 @@ class Comparison(BaseModel):
 
     @field_validator("task")
     @classmethod
-    def _shares_batches(cls, task: str | None, info: ValidationInfo) -> str | None:
-        if task is not None and info.data.get("processes", 1) > 1:
-            kind = resolve(task, "task")
-            if own := [
-                name for name in ("step", "epoch", "batches") if vars(Training)[name] is not getattr(kind, name, None)
-            ]:
+    def _known_task(cls, name: str | None, info: ValidationInfo) -> str | None:
+        task = tasks.find(name)
+        given = info.data
+        foreign = [
+            key for key in ("image_size", "limit_train", "limit_val") if given.get(key) and key not in task.takes
+        ]
+        foreign += ["augment"] * (given.get("augment", "none") != "none" and "augment" not in task.takes)
+        if foreign:
+            raise ValueError(f"{task.name} takes no {_listed(foreign)}; leave that out")
+        if given.get("normalization_batches") and not task.splittable:
+            raise ValueError(f"{task.name} cannot split a batch; leave normalization_batches out")
+        if given.get("processes", 1) > 1 and not task.parallel:
+            raise ValueError(f"{task.name} is made for one process; use processes=1")
+        return name
+
+    @field_validator("regime")
+    @classmethod
+    def _known_regime(cls, regime: str, info: ValidationInfo) -> str:
+        kind: Any = regimes.find_for(info.data.get("task"), regime)
+        if (processes := info.data.get("processes", 1)) > 1 and not getattr(kind, "parallel", False):
+            raise ValueError(
+                f"{getattr(kind, '__name__', regime)!r} is made for one process, and processes is {processes}; use "
+                f"processes=1, or declare parallel = True"
+            )
+        allowed, task = getattr(kind, "tasks", None), tasks.find(info.data.get("task"))
+        if allowed is not None and task.name not in allowed:
+            raise ValueError(f"{regime!r} is a regime of {_listed(sorted(allowed))}; {task.name} does not have it")
+        if (known := getattr(kind, "options", None)) is not None:
+            known |= task.options
+            if unknown := [name for name in info.data.get("options", ()) if name not in known]:
                 raise ValueError(
-                    f"{task!r} has {_listed(own)} of its own, made for one process, and processes is "
-                    f"{info.data['processes']}; use processes=1"
+                    f"it takes no option {_listed(unknown)}; expected of {_listed(sorted(known)) or 'none'}"
                 )
-        return task
+        return regime
+
+    @field_validator("optimizer")
+    @classmethod
+    def _known_optimizer(cls, optimizer: str) -> str:
+        optimizers.find(optimizer)
+        return optimizer
+
+    @field_validator("augment")
+    @classmethod
+    def _known_augmentation(cls, augment: str) -> str:
+        augmentation(augment)
+        return augment
 
     @property
     def worker_count(self) -> int | None:
@@ -244,15 +311,10 @@ class Comparison(BaseModel):
             return self.workers
         return 1 if self.device == "cuda" else max(1, cores() // (self.threads * self.processes))
 
-    def load(self) -> Dataset:
+    def load(self) -> Data:
         """The dataset that all cells train on."""
-        return load(
-            self.dataset,
-            self.data_dir,
-            image_size=self.image_size,
-            limit_train=self.limit_train,
-            limit_val=self.limit_val,
-        )
+        task = tasks.find(self.task)
+        return task.load(self.dataset, self.data_dir, **data_options(self, task))
 
     def command(self, out: Path) -> list[str]:
         """The command line that asks for this configuration: the axes of the sweep, and all that is not default."""
@@ -266,10 +328,10 @@ class Comparison(BaseModel):
             words += [flag, _written(value)]
         return [*words, "--out", str(out)]
 
-    def model_digests(self, dataset: Dataset) -> dict[str, str | None]:
+    def model_digests(self, dataset: Data) -> dict[str, str | None]:
         """Of each norm, the digest of the network that is built with it; see :mod:`groupnorm.lab.models.identity`."""
-        images = dataset.batch(dataset.train_images[:2])
-        return {norm: digest(self.model, norm, images, dataset.num_classes) for norm in self.norms}
+        example = tasks.find(self.task).example(dataset)
+        return {norm: digest(self.model, norm, example, dataset.outputs) for norm in self.norms}
 
     def cells(self, data_digest: str, model_digests: Mapping[str, str | None] | None = None) -> list[Cell]:
         """All cells: norms, then batch sizes, then normalization batches, then seeds.
@@ -296,7 +358,7 @@ class Comparison(BaseModel):
         ]
 
 
-def plan(**options: Any) -> tuple[Comparison, Dataset]:
+def plan(**options: Any) -> tuple[Comparison, Data]:
     """Validate a whole configuration: its values, its data and its networks.
 
     Args:
@@ -307,7 +369,7 @@ def plan(**options: Any) -> tuple[Comparison, Dataset]:
     """
     problems: list[str] = []
     comparison: Comparison | None = None
-    dataset: Dataset | None = None
+    dataset: Data | None = None
     try:
         comparison = Comparison(**options)
     except ValidationError as error:
@@ -315,7 +377,7 @@ def plan(**options: Any) -> tuple[Comparison, Dataset]:
         elements = {detail["loc"][0] for detail in details if len(detail["loc"]) > 1}
         problems += [_message(d) for d in details if not (d["type"] == "too_short" and d["loc"][0] in elements)]
     try:
-        keys = ("dataset", "data_dir", "image_size", "limit_train", "limit_val")
+        keys = ("dataset", "data_dir", "image_size", "limit_train", "limit_val", "task")
         wanted = Comparison.model_construct(**{k: options[k] for k in keys if k in options})
         dataset = comparison.load() if comparison else wanted.load()
     except GroupNormError as error:
@@ -324,7 +386,7 @@ def plan(**options: Any) -> tuple[Comparison, Dataset]:
         if comparison is not None:  # else the cause may be a value that is reported already
             problems.append(f"dataset: {options.get('dataset')!r} raised {type(error).__name__}: {error}")
     if comparison is not None and dataset is not None:
-        problems += _problems_with_sizes(comparison.batch_sizes, dataset)
+        problems += _problems_with_sizes(comparison, dataset)
         problems += _problems_with_networks(comparison, dataset)
     if problems:
         raise ConfigurationError(problems)
@@ -333,35 +395,32 @@ def plan(**options: Any) -> tuple[Comparison, Dataset]:
     return comparison, dataset
 
 
-def _problems_with_sizes(sizes: tuple[int, ...], dataset: Dataset) -> list[str]:
-    count = len(dataset.train_images)
+def _problems_with_sizes(comparison: Comparison, dataset: Data) -> list[str]:
+    count, sample = len(dataset.train_targets), tasks.find(comparison.task).sample
     return [
-        f"batch_sizes: {size} is more than the {count} training images; expected at most {count}"
-        for size in sizes
+        f"batch_sizes: {size} is more than the {count} training {sample}s; expected at most {count}"
+        for size in comparison.batch_sizes
         if size > count
     ]
 
 
-def _problems_with_networks(comparison: Comparison, dataset: Dataset) -> list[str]:
-    """Build the network with each norm and show it two images, in evaluation mode so that no norm refuses."""
+def _problems_with_networks(comparison: Comparison, dataset: Data) -> list[str]:
+    """Build the network with each norm and give it two samples, in evaluation mode so that no norm refuses."""
     problems: list[str] = []
-    images = dataset.batch(dataset.train_images[:2])
+    task = tasks.find(comparison.task)
+    example = task.example(dataset)
     random_state = torch.get_rng_state()
     for norm in comparison.norms:
         try:
-            network = models.build(comparison.model, norm, images, dataset.num_classes)
+            network = task.build(comparison.model, norm, dataset, example)
             with torch.no_grad():
-                logits = network.eval()(images)
-            expected = (len(images), dataset.num_classes)
-            if not isinstance(logits, torch.Tensor) or logits.shape != expected:
-                got = tuple(logits.shape) if isinstance(logits, torch.Tensor) else type(logits).__name__
-                raise ArgumentError(f"its output is {got}; expected logits {expected}")
+                task.check_output(network.eval()(example), dataset, len(example))
             if problem := ignored(network, norm):
                 problems.append(f"model: {comparison.model!r} ignores norm {norm!r}: the network {problem}")
         except (Exception, SystemExit) as error:  # a network of the user's own may raise anything
-            shape = tuple(images.shape[1:])
+            shape = tuple(example.shape[1:])
             problems.append(
-                f"model: {comparison.model!r} with norm {norm!r} cannot take images of shape {shape}: "
+                f"model: {comparison.model!r} with norm {norm!r} cannot take {task.sample}s of shape {shape}: "
                 f"{str(error) or type(error).__name__}"
             )
     torch.set_rng_state(random_state)
@@ -389,10 +448,38 @@ def _message(detail: Any) -> str:
     return f"{place}: {message}{given}"
 
 
+def _spec_of(norm: Any) -> Any:
+    """The spec of a norm that is given as a class or function; workers have to find it by its path."""
+    if isinstance(norm, str) or not callable(norm):
+        return norm
+    spec = spec_of(norm)
+    if resolve(spec, "norm") is not norm:
+        raise ValueError(f"{spec} is another norm than the one given; expected one that its path leads to")
+    return spec
+
+
+def _pairs(text: str) -> dict[str, str]:
+    """``"a=1,b=2"`` as a dictionary."""
+    pairs = [part.partition("=") for part in _split(text)]
+    if wrong := [name for name, equals, _ in pairs if not equals]:
+        raise ValueError(f"{_listed(wrong)} has no value; expected name=value,name=value")
+    return {name.strip(): value.strip() for name, _, value in pairs}
+
+
+def _json(text: str) -> Any:
+    """A value as JSON has it; what is none is a text."""
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text
+
+
 def _written(value: Any) -> str:
     """An option's value as the command line takes it."""
     if isinstance(value, dict):
-        return _listed(f"{name}={setting}" for name, setting in value.items())
+        return _listed(
+            f"{name}={setting if isinstance(setting, str) else json.dumps(setting)}" for name, setting in value.items()
+        )
     return _listed(value) if isinstance(value, tuple) else str(value)
 
 

@@ -16,6 +16,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from groupnorm.lab.common.metric import ERROR, Metric
 from groupnorm.lab.common.store import Record
 from groupnorm.lab.common.trial import Cell
 
@@ -23,7 +24,7 @@ _MARKS = {"·": "no seed has ended", "…": "some seeds are still to come"}
 _STYLES = {"undefined": "dim", "diverged": "red", "crashed": "bold red"}
 
 
-class Shows(Protocol):
+class ProgressSink(Protocol):
     """Something that follows a sweep."""
 
     def __enter__(self) -> Self: ...
@@ -32,7 +33,7 @@ class Shows(Protocol):
         """Take in one event of the sweep."""
 
 
-class Silent:
+class NullProgress:
     """Shows nothing."""
 
     def __enter__(self) -> Self:
@@ -53,23 +54,25 @@ class Progress:
     Args:
         cells: all cells of the sweep, by their ids.
         records: what is recorded of each, by the same ids.
-        images: number of training images, by the digest of the data.
+        samples: number of training samples, by the digest of the data.
         workers: cells that train at the same time.
+        metric: that is shown.
     """
 
     def __init__(
         self,
         cells: Mapping[str, Cell],
         records: Mapping[str, Sequence[Record]],
-        images: Mapping[str, int],
+        samples: Mapping[str, int],
         workers: int,
+        metric: Metric = ERROR,
     ) -> None:
-        self.cells, self.workers = cells, workers
+        self.cells, self.workers, self.metric = cells, workers, metric
         self.status = dict.fromkeys(cells, "pending")
-        self.error: dict[str, float] = {}
+        self.values: dict[str, float] = {}  # of the metric
         self._counts = Counter(pending=len(cells))
         self._rates: dict[int, float] = {}  # seconds per pass through the network, by the images in it
-        self._total = {i: images[cell.data_digest] // cell.batch_size * cell.epochs for i, cell in cells.items()}
+        self._total = {i: samples[cell.data_digest] // cell.batch_size * cell.epochs for i, cell in cells.items()}
         self._left: dict[str, int] = {}  # steps of each cell
         self._passes_left: Counter[int] = Counter()  # of all cells, by the images in a pass
         for cell_id, total in self._total.items():
@@ -90,7 +93,7 @@ class Progress:
             self._set_left(cell_id, self._total[cell_id] - event["step"])
         elif event["kind"] == "epoch":
             self._set_left(cell_id, self._total[cell_id] - event["step"])
-            self.error[cell_id] = event["error"]
+            self.values[cell_id] = event[self.metric.key]
             cell = self.cells[cell_id]
             steps = self._total[cell_id] // cell.epochs
             self._rates[cell.statistics_batch] = event["seconds"] / max(1, steps * _passes_of_a_step(cell))
@@ -198,7 +201,9 @@ class Display:
                 self._drawn = time.monotonic()
         elif event["kind"] == "end" and not self.console.is_terminal:
             cell_id, cell = event["cell"], self.progress.cells[event["cell"]]
-            result = f"{self.progress.error[cell_id]:5.1f}% error" if event["status"] == "finished" else event["status"]
+            metric, result = self.progress.metric, event["status"]
+            if result == "finished":
+                result = f"{metric.text(self.progress.values[cell_id]):>6} {metric.name}"
             count = f"[{self.progress.ended:>3}/{len(self.progress.cells)}]"
             self.console.print(
                 f"{count} {self._row(cell_id, cell):<6} batch size {cell.batch_size:<4} seed {cell.seed}: {result}"
@@ -229,7 +234,7 @@ class Display:
         return console.export_html(inline_styles=True, code_format="<pre>{code}</pre>")
 
     def table(self) -> Group:
-        """Mean validation error of the seeds so far, for each norm and batch size."""
+        """Mean of the seeds so far, for each norm and batch size."""
         columns = list(dict.fromkeys(self._column(cell) for cell in self.progress.cells.values()))
         table = Table()
         table.add_column("norm", style="bold")
@@ -238,7 +243,9 @@ class Display:
         shown = {row: [self._entry(found.get(column, [])) for column in columns] for row, found in self._rows.items()}
         for row, entries in shown.items():
             table.add_row(row, *entries)
-        title = Text(f"validation error (%) over {self.x.replace('_', ' ')}", style="bold")
+        metric = self.progress.metric
+        unit = f" ({metric.unit})" if metric.unit else ""
+        title = Text(f"validation {metric.name}{unit} over {self.x.replace('_', ' ')}", style="bold")
         drawn = "".join(entry.plain for entries in shown.values() for entry in entries)
         legend = [f"{mark} {meaning}" for mark, meaning in _MARKS.items() if mark in drawn]
         return Group(title, table, *([Text(", ".join(legend), style="dim")] if legend else []))
@@ -251,7 +258,7 @@ class Display:
 
     def _entry(self, cell_ids: list[str]) -> Text:
         statuses = [self.progress.status[cell_id] for cell_id in cell_ids]
-        finished = [self.progress.error[i] for i, s in zip(cell_ids, statuses, strict=True) if s == "finished"]
+        finished = [self.progress.values[i] for i, s in zip(cell_ids, statuses, strict=True) if s == "finished"]
         failed = [status for status in statuses if status in _STYLES]
         entry = Text(f"{fmean(finished):.1f}" if finished else "")
         if failed:

@@ -30,9 +30,10 @@ from groupnorm.lab.common.rng import make_deterministic
 from groupnorm.lab.common.store import CellFolder, Record, RunFolder
 from groupnorm.lab.common.text import readable
 from groupnorm.lab.common.trial import FINAL, Cell, Status
-from groupnorm.lab.data import Dataset
+from groupnorm.lab.regimes import training
+from groupnorm.lab.tasks import Data
 from groupnorm.lab.training.ddp import data_parallel
-from groupnorm.lab.training.loop import DivergedError, Training, training
+from groupnorm.lab.training.loop import DivergedError, Training
 from groupnorm.lab.training.seed_stacking import company, stack
 from groupnorm.lab.training.setup import check_network, dataset_of
 
@@ -47,7 +48,7 @@ class _Place:
 
     cell: Cell
     folder: CellFolder
-    load_data: Callable[[], Dataset]
+    load_data: Callable[[], Data]
     emit: Emit
     data_dir: Path | None = None
     training: Training | None = None
@@ -62,7 +63,7 @@ class _Place:
             if records and records[-1]["kind"] == "end":
                 self.folder.keep(len(records) - 1)  # a crash is tried again
             self.training = _resume(self.cell, self.folder, self.load_data(), self.emit)
-            with self.training.turn():
+            with self.training.rng_scope():
                 self._end_if_finished()
 
     def train(self, until: int | None = None) -> None:
@@ -72,7 +73,7 @@ class _Place:
             return
         with self._failures(), data_parallel(self.training, self.data_dir):
             while self.training and self.training.epochs_done != until:
-                with self.training.turn():
+                with self.training.rng_scope():
                     record = self.training.epoch(on_step)
                 self.take(record)
 
@@ -83,7 +84,7 @@ class _Place:
             if isinstance(record, DivergedError):
                 raise record
             self.folder.append(record)
-            with self.training.turn():
+            with self.training.rng_scope():
                 state = self.training.state_dict()
             self.folder.save_checkpoint(state)
             self.emit(record)
@@ -126,7 +127,7 @@ def _result(records: Sequence[Record]) -> bool:
 def run_cells(
     cells: Sequence[Cell],
     run: RunFolder,
-    load_data: Callable[[], Dataset],
+    load_data: Callable[[], Data],
     emit: Callable[[str, Record], None],
     data_dir: Path | None = None,
 ) -> None:
@@ -196,7 +197,7 @@ def _reporter(emits: Sequence[Emit]) -> Callable[[int], None]:
     return on_step
 
 
-def _resume(cell: Cell, folder: CellFolder, dataset: Dataset, emit: Emit) -> Training:
+def _resume(cell: Cell, folder: CellFolder, dataset: Data, emit: Emit) -> Training:
     """The training at its last checkpoint; from the start when there is none, or when the environment changed."""
     run = training(cell, dataset)
     records = folder.records()
@@ -233,7 +234,7 @@ def main() -> None:
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)  # nor may it read the cells
     tasks: SimpleQueue[Any] = SimpleQueue()
     threading.Thread(target=_read, args=(lines, tasks), daemon=True).start()
-    datasets: dict[str, Dataset] = {}
+    datasets: dict[str, Data] = {}
     while True:
         task = tasks.get()
         cells = [Cell(**cell) for cell in task["cells"]]
@@ -255,7 +256,7 @@ def run_bundle(
     run: RunFolder,
     data_dir: Path | None,
     emit: Callable[[str, Record], None],
-    datasets: dict[str, Dataset] | None = None,
+    datasets: dict[str, Data] | None = None,
 ) -> None:
     """Train cells that differ in nothing but the seed, with their folders held and this process made deterministic.
 
@@ -271,7 +272,7 @@ def run_bundle(
     loaded = {} if datasets is None else datasets
 
     @cache
-    def load_data() -> Dataset:
+    def load_data() -> Data:
         dataset = dataset_of(cells[0], data_dir, loaded)
         check_network(cells[0], dataset)
         return dataset

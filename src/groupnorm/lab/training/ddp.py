@@ -1,7 +1,7 @@
 """Several processes train one cell: each takes its part of every batch, and torch's DDP averages the gradients.
 
 The worker is process 0: it alone measures, records and saves. For each cell anew it starts the others
-(:mod:`groupnorm.lab.training.ddp_worker`), gives them the state it stands in, and ends them when the cell ends, however
+(:mod:`groupnorm.lab.sweeps.ddp_worker`), gives them the state it stands in, and ends them when the cell ends, however
 that is, so that no cell inherits what another left broken. They meet in a file of a temporary folder and talk over the
 loopback interface: by gloo on CPUs, by NCCL on GPUs, of which each has one.
 """
@@ -107,7 +107,7 @@ class _Helpers:
         path = os.pathsep.join(entry or os.getcwd() for entry in sys.path)  # what this process can import, they can
         for rank in range(1, self.count):
             process = subprocess.Popen(
-                [sys.executable, "-m", "groupnorm.lab.training.ddp_worker"],
+                [sys.executable, "-m", "groupnorm.lab.sweeps.ddp_worker"],
                 stdin=subprocess.PIPE,
                 env={**os.environ, "PYTHONPATH": path},
                 text=True,

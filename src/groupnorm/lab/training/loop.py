@@ -6,30 +6,27 @@ import math
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from typing import Any, cast
+from typing import Any, ClassVar
 
 import torch
 import torch.distributed as dist
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from groupnorm.errors import SingleElementError
-from groupnorm.lab import models
-from groupnorm.lab.common.import_path import resolve
+from groupnorm.lab.common.metric import ERROR
 from groupnorm.lab.common.rng import get_state, seed_all, set_state
 from groupnorm.lab.common.store import Record
 from groupnorm.lab.common.trial import Cell
-from groupnorm.lab.data import Dataset
 from groupnorm.lab.data.augmentation import augmentation
-from groupnorm.lab.data.dataset import Images
+from groupnorm.lab.tasks import Data, task_of
+from groupnorm.lab.training import optimizers
 from groupnorm.nn import set_total_steps
 
-_EVALUATION_PIXELS = 500 * 32 * 32  # images evaluated at a time, so that large ones fit into memory too
 _MARKS = (0.3, 0.6, 0.9)  # of the "step" schedule
 _FINITE_CHECK = 100  # steps between two looks at the loss; each look waits for the device
 _AUGMENT_SEED = 1 << 40  # keeps the draws of the augmentation apart from those of the order
-_PREPARED_BYTES = 2**28  # training images of up to this size in float32 are standardised once, not at each step
+_PREPARED_BYTES = 2**28  # training inputs of up to this size in float32 are prepared once, not at each step
 
 
 class DivergedError(Exception):
@@ -39,31 +36,45 @@ class DivergedError(Exception):
 class Training:
     """The state of one run: network, optimiser, position.
 
-    SGD with momentum and weight decay on all parameters; the learning rate is ``learning_rate * batch_size / 32``
-    (Goyal et al. 2017, as Wu & He 2018 use it) and falls along the cell's schedule. Each epoch visits the
-    training images in a new order and drops the last incomplete batch. Runs with the same seed start from the
-    same weights and see the images in the same order, whatever the norm, so that they can be compared in pairs. Norms
-    with a schedule of their own are told how many steps the run has.
+    The task of the cell has the data, the network, the loss and the metric. The optimiser updates all parameters; the
+    learning rate is ``learning_rate * batch_size / 32`` (Goyal et al. 2017, as Wu & He 2018 use it) and falls along the
+    cell's schedule. Each epoch visits the training samples in a new order and drops the last incomplete batch. Runs
+    with the same seed start from the same weights and see the samples in the same order, whatever the norm, so that
+    they can be compared in pairs. Norms with a schedule of their own are told how many steps the run has.
 
-    An experiment that trains in another way derives from this class and replaces ``build``, ``inputs``, ``order``,
-    ``step`` or ``epoch``; one that measures more adds to ``measure``. Where ``step`` and ``epoch`` are
-    these here, several seeds may be trained as one network (:mod:`groupnorm.lab.training.seed_stacking`), with the same
-    bits.
+    A regime derives from this class and replaces ``build``, ``inputs``, ``order``, ``step`` or ``epoch``; one that
+    measures more adds to ``measure``. It declares what it is capable of; what it does not declare, it is not.
 
     Args:
         cell: what to train.
         dataset: on what.
 
     Attributes:
+        stackable: several seeds may be trained as one network, with the same bits
+            (:mod:`groupnorm.lab.training.seed_stacking`): ``step`` and ``epoch`` are those of this class.
+        parallel: several processes may share a batch: ``step``, ``epoch`` and ``batches`` are those of this class.
+        options: names of the options that it takes besides those of the task; None where it does not say.
+        tasks: names of the tasks that it can wrap; None is any.
+        task: of the cell.
         model: the network.
         optimizer: over all its parameters.
         epochs_done: epochs behind us.
     """
 
-    def __init__(self, cell: Cell, dataset: Dataset) -> None:
-        self.cell, self.dataset = cell, dataset
+    stackable: ClassVar[bool] = True
+    parallel: ClassVar[bool] = True
+    options: ClassVar[frozenset[str] | None] = frozenset()
+    tasks: ClassVar[frozenset[str] | None] = None
+
+    def __init_subclass__(cls, **given: Any) -> None:
+        super().__init_subclass__(**given)
+        for name, unknown in (("stackable", False), ("parallel", False), ("options", None)):
+            setattr(cls, name, vars(cls).get(name, unknown))  # not inherited: the class may have broken it
+
+    def __init__(self, cell: Cell, dataset: Data) -> None:
+        self.cell, self.dataset, self.task = cell, dataset, task_of(cell)
         self.device = torch.device(cell.device)
-        self.steps_per_epoch = len(dataset.train_images) // cell.batch_size
+        self.steps_per_epoch = len(dataset.train_targets) // cell.batch_size
         self.epochs_done = 0
         self._prepared: tuple[Tensor, Tensor] | None = None
         self._generators: dict[str, Any] | None = None
@@ -71,9 +82,7 @@ class Training:
         self._parallel: DistributedDataParallel | None = None
         seed_all(cell.seed)
         self.model = self.build().to(self.device)
-        self.optimizer = torch.optim.SGD(
-            self.model.parameters(), lr=0.0, momentum=cell.momentum, weight_decay=cell.weight_decay, fused=True
-        )
+        self.optimizer = optimizers.find(cell.optimizer)(self.model.parameters(), cell)
         passes = cell.batch_size // cell.processes // cell.statistics_batch
         set_total_steps(self.model, self.steps_per_epoch * cell.epochs * passes)
 
@@ -95,21 +104,21 @@ class Training:
 
     def build(self) -> nn.Module:
         """The network, its weights drawn from torch's current random state."""
-        example = self.inputs(self.dataset.train_images[:2])
-        return models.build(self.cell.model, self.cell.norm, example, self.dataset.num_classes)
+        example = self.inputs(self.dataset.train_inputs[:2])
+        return self.task.build(self.cell.model, self.cell.norm, self.dataset, example)
 
-    def inputs(self, images: Tensor) -> Tensor:
-        """What the network is shown of stored ``images`` ``[b, C, H, W]``: each channel standardised."""
-        return self.dataset.batch(images)
+    def inputs(self, stored: Tensor) -> Tensor:
+        """What the network is given of stored inputs: each channel standardised."""
+        return self.dataset.batch(stored)
 
     def order(self) -> Tensor:
-        """Indices of the training images in the order of this epoch; it depends on the seed and the epoch alone."""
+        """Indices of the training samples in the order of this epoch; it depends on the seed and the epoch alone."""
         generator = torch.Generator().manual_seed(self.cell.seed * 1_000_003 + self.epochs_done)
-        return torch.randperm(len(self.dataset.train_images), generator=generator)
+        return torch.randperm(len(self.dataset.train_targets), generator=generator)
 
     def measure(self) -> dict[str, float]:
-        """What the record of an epoch tells besides: the validation error, and what an experiment adds."""
-        return {"error": self.error(self.dataset.val_images, self.dataset.val_labels)}
+        """What the record of an epoch tells besides: the metric on the validation data, and what a regime adds."""
+        return self.evaluate(self.dataset.val_inputs, self.dataset.val_targets)
 
     @property
     def finished(self) -> bool:
@@ -127,61 +136,63 @@ class Training:
             SingleElementError: a norm has one element per statistic at this batch size.
         """
         begin = time.perf_counter()
-        loss, errors = torch.zeros((), device=self.device), torch.zeros((), device=self.device)
+        loss, tally = torch.zeros((), device=self.device), torch.zeros((), device=self.device)
         self.model.train()
-        for step, (images, labels) in enumerate(self.batches(), start=self.epochs_done * self.steps_per_epoch + 1):
+        for step, (inputs, targets) in enumerate(self.batches(), start=self.epochs_done * self.steps_per_epoch + 1):
             set_learning_rate(self.optimizer, self.learning_rate(step - 1))
-            batch_loss, batch_errors = self.step(images, labels)
+            batch_loss, batch_tally = self.step(inputs, targets)
             loss += batch_loss
-            errors += batch_errors
-            if self.looks(step):
+            tally += batch_tally
+            if self.should_check_loss(step):
                 check_finite(self._total(loss), step)
             on_step(step)
-        return self.record(self._total(loss) / self.cell.processes, self._total(errors), time.perf_counter() - begin)
+        return self.record(self._total(loss) / self.cell.processes, self._total(tally), time.perf_counter() - begin)
 
-    def looks(self, step: int) -> bool:
+    def should_check_loss(self, step: int) -> bool:
         """Whether the loss is looked at after this step, counted from 1."""
         return step % _FINITE_CHECK == 0 or step % self.steps_per_epoch == 0
 
-    def record(self, loss: Tensor, errors: Tensor, seconds: float) -> Record:
+    def record(self, loss: Tensor, tally: Tensor, seconds: float) -> Record:
         """Close an epoch: measure, and return its record.
 
         Args:
             loss: sum of the mean losses of its batches.
-            errors: number of wrong answers in training.
+            tally: sum of :meth:`groupnorm.lab.tasks.Task.tally` over its samples in training.
             seconds: that its training took. Where several seeds were trained as one network, that time divided by
                 their number.
         """
         self.epochs_done += 1
-        images_seen = self.steps_per_epoch * self.cell.batch_size
+        seen = self.steps_per_epoch * self.cell.batch_size
+        metric = self.task.metric
         return {
             "kind": "epoch",
             "epoch": self.epochs_done,
             "step": self.epochs_done * self.steps_per_epoch,
             "loss": loss.item() / self.steps_per_epoch,
-            "train_error": 100 * errors.item() / images_seen,
+            metric.train_key: self.task.score(tally.item(), seen, self.dataset),
             **(self.measure() if self._rank == 0 else {}),
             "learning_rate": self.learning_rate(self.epochs_done * self.steps_per_epoch - 1),
             "seconds": seconds,
-            "images_per_second": images_seen / seconds,
+            self.task.record.rate: seen / seconds,
+            **({} if metric == ERROR else {"metric": metric.key}),
         }
 
     def batches(self) -> Iterator[tuple[Tensor, Tensor]]:
-        """``(inputs, labels)`` of each step of this epoch; with several processes, the part of this one."""
+        """``(inputs, targets)`` of each step of this epoch; with several processes, the part of this one."""
         share = self._share()
         prepared = self._prepare() if self.cell.augment == "none" else None
         order = self.order().to(self.device if prepared else "cpu")  # once, not at each step
         parts = order.split(self.cell.batch_size)[: self.steps_per_epoch]
         if prepared:
-            inputs, labels = prepared
+            inputs, targets = prepared
             for chosen in parts:
-                yield inputs[chosen[share]], labels[chosen[share]]
+                yield inputs[chosen[share]], targets[chosen[share]]
             return
         seed = (self.cell.seed * 1_000_003 + self.epochs_done) ^ _AUGMENT_SEED
         generator = torch.Generator().manual_seed(seed)
-        shown = augmentation(self.cell.augment).batches(self.dataset.train_images, parts, generator, self.device, share)
+        shown = augmentation(self.cell.augment).batches(self.dataset.train_inputs, parts, generator, self.device, share)
         for chosen, images in zip(parts, shown, strict=True):
-            yield self.inputs(images), self.dataset.train_labels[chosen[share]].to(self.device)
+            yield self.inputs(images), self.dataset.train_targets[chosen[share]].to(self.device)
 
     def _share(self) -> slice:
         """The part of each batch that this process takes."""
@@ -202,57 +213,57 @@ class Training:
         return total
 
     def _prepare(self) -> tuple[Tensor, Tensor] | None:
-        """All training inputs and labels on the device; None where they are too many, or on disk."""
-        images = self.dataset.train_images
-        if self._prepared is None and isinstance(images, Tensor) and 4 * images.numel() <= _PREPARED_BYTES:
-            self._prepared = self.inputs(images.to(self.device)), self.dataset.train_labels.to(self.device)
+        """All training inputs and targets on the device; None where they are too many, or on disk."""
+        stored = self.dataset.train_inputs
+        if self._prepared is None and isinstance(stored, Tensor) and 4 * stored.numel() <= _PREPARED_BYTES:
+            self._prepared = self.inputs(stored.to(self.device)), self.dataset.train_targets.to(self.device)
         return self._prepared
 
     @contextmanager
-    def turn(self) -> Iterator[None]:
+    def rng_scope(self) -> Iterator[None]:
         """Around what this training does where others run in the same process: its own state of all generators."""
         if self._generators is not None:
             set_state(self._generators, self.device)
         yield
         self._generators = get_state(self.device)
 
-    def step(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        """One step of the optimiser; returns the mean loss and the number of errors of the images.
+    def step(self, inputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+        """One step of the optimiser; returns the mean loss and the tally of the samples.
 
-        With a normalisation batch the images pass through the network in parts whose gradients are averaged, as
+        With a normalisation batch the samples pass through the network in parts whose gradients are averaged, as
         those of the paper's workers: each part has its own batch statistics.
         """
         size = self.cell.statistics_batch
-        loss, errors = torch.zeros((), device=self.device), torch.zeros((), device=self.device)
+        loss, tally = torch.zeros((), device=self.device), torch.zeros((), device=self.device)
         network = self._parallel or self.model
-        parts = list(zip(images.split(size), labels.split(size), strict=True))
+        parts = list(zip(inputs.split(size), targets.split(size), strict=True))
         self.optimizer.zero_grad()
         for number, (part, target) in enumerate(parts, start=1):
             with self._gradients_kept(number < len(parts)):
                 with self.autocast(), _single_elements():
-                    logits = network(part)
-                part_loss = F.cross_entropy(logits.float(), target) * (len(part) / len(images))
+                    outputs = self.task.forward(network, part, target)
+                part_loss = self.task.loss(outputs, target) * (len(part) / len(inputs))
                 part_loss.backward()
             loss += part_loss.detach()
-            errors += (logits.detach().argmax(1) != target).sum()
+            tally += self.task.tally(outputs.detach(), target)
         self.optimizer.step()
-        return loss, errors
+        return loss, tally
 
     def _gradients_kept(self, kept: bool) -> AbstractContextManager[Any]:
         """Around a pass whose gradients wait for those of the next, before they go to the other processes."""
         return self._parallel.no_sync() if kept and self._parallel is not None else nullcontext()
 
-    def error(self, images: Images, labels: Tensor) -> float:
-        """Error of the network in percent over stored images, in evaluation mode."""
+    def evaluate(self, inputs: Any, targets: Tensor) -> dict[str, float]:
+        """The metric of the network over stored inputs, in evaluation mode."""
         self.model.eval()
-        size = min(500, max(1, _EVALUATION_PIXELS // math.prod(images.shape[2:])))
-        wrong = 0
+
+        def predict(stored: Tensor) -> Tensor:
+            with self.autocast():
+                outputs: Tensor = self.model(self.inputs(stored.to(self.device)))
+            return outputs
+
         with torch.inference_mode():
-            for part, target in zip(images.split(size), labels.split(size), strict=True):
-                with self.autocast():
-                    logits = self.model(self.inputs(part.to(self.device)))
-                wrong += int((logits.argmax(1).cpu() != target).sum())
-        return 100 * wrong / len(images)
+            return self.task.evaluate(predict, self.dataset, inputs, targets)
 
     def learning_rate(self, step: int) -> float:
         """The learning rate of a step, counted from 0."""
@@ -286,16 +297,6 @@ class Training:
         self.optimizer.load_state_dict(state["optimizer"])
         self.epochs_done = state["epochs_done"]
         set_state(state["random"], self.device)
-
-
-def training(cell: Cell, dataset: Dataset) -> Training:
-    """The training that a cell asks for, from its start.
-
-    Raises:
-        ArgumentError: its task cannot be imported.
-    """
-    kind = Training if cell.task is None else resolve(cell.task, "task")
-    return cast(Training, kind(cell, dataset))
 
 
 @contextmanager

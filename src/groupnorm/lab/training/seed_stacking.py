@@ -25,6 +25,7 @@ from groupnorm.lab.common.rng import get_state, set_state
 from groupnorm.lab.common.store import Record
 from groupnorm.lab.common.trial import Cell
 from groupnorm.lab.models.convolution import Conv2d, StackedConv2d
+from groupnorm.lab.tasks import task_of
 from groupnorm.lab.training.loop import DivergedError, Training, check_finite, set_learning_rate
 from groupnorm.nn import GroupNorm
 
@@ -41,23 +42,22 @@ _APART = (nn.ReLU, nn.SiLU, nn.GELU, nn.Identity, nn.MaxPool2d, nn.AvgPool2d, nn
 
 def may_stack(cell: Cell) -> bool:
     """Whether the seeds of a cell could be trained together at all."""
-    return cell.device == "cpu" and cell.precision == "fp32" and cell.processes == 1
+    return cell.device == "cpu" and cell.precision == "fp32" and cell.processes == 1 and task_of(cell).stackable
 
 
 def company(run: Training) -> int:
     """Number of seeds of its cell that a training is worth being tried with, itself included; 1 is none."""
     cell = run.cell
-    height, width = run.dataset.train_images.shape[2:]
     left = (cell.epochs - run.epochs_done) * run.steps_per_epoch
     if (
         not may_stack(cell)
-        or type(run).step is not Training.step
-        or type(run).epoch is not Training.epoch
+        or not run.stackable
         or type(run.optimizer) is not torch.optim.SGD
         or left * cell.batch_size < _WORTHWHILE_STEPS * cell.statistics_batch
     ):
         return 1
     parameters = sum(parameter.numel() for parameter in run.model.parameters())
+    height, width = map(int, run.dataset.train_inputs.shape[2:])
     room = min(_POSITIONS // (cell.statistics_batch * height * width), _PARAMETERS // max(1, parameters), SEEDS)
     return max(1, room)
 
@@ -94,7 +94,7 @@ class Stack:
     """
 
     def __init__(self, runs: Sequence[Training]) -> None:
-        self.runs = list(runs)
+        self.runs, self.task = list(runs), runs[0].task
         self._shares: list[tuple[Tensor, list[Tensor]]] = []
         self.network = self._join([run.model for run in runs], {})
         options = {k: v for k, v in runs[0].optimizer.param_groups[0].items() if k != "params"}
@@ -118,7 +118,7 @@ class Stack:
             batch_losses, batch_errors = self.step(*join_batches(batch))
             losses += batch_losses
             errors += batch_errors
-            if first.looks(step):
+            if first.should_check_loss(step):
                 for seed in range(len(self.runs)):
                     try:
                         check_finite(losses[seed], step)
@@ -134,7 +134,7 @@ class Stack:
             if seed in diverged:
                 found.append(diverged[seed])
                 continue
-            with run.turn():
+            with run.rng_scope():
                 found.append(run.record(losses[seed], errors[seed], seconds))
         return found
 
@@ -154,13 +154,14 @@ class Stack:
         for part, target in zip(images.split(size), labels.split(size), strict=True):
             logits = self.network(part).unflatten(1, (len(self.runs), -1))
             each = [
-                F.cross_entropy(mine, target[:, seed]) * (len(part) / len(images))
+                self.task.loss(mine, target[:, seed]) * (len(part) / len(images))
                 for seed, mine in enumerate(logits.unbind(1))
             ]
             part_losses = torch.stack(each)
             part_losses.sum().backward()
             losses += part_losses.detach()
-            errors += (logits.detach().argmax(2) != target).sum(0)
+            tallies = [self.task.tally(mine, target[:, seed]) for seed, mine in enumerate(logits.detach().unbind(1))]
+            errors += torch.stack(tallies)
         self.optimizer.step()
         return losses, errors
 

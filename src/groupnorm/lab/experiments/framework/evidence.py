@@ -14,6 +14,7 @@ from typing import Any
 import pandas as pd
 
 from groupnorm.files import RunFolderError, write_atomically
+from groupnorm.lab.common.metric import Metric, TaskRecord
 from groupnorm.lab.common.store import RunFolder
 from groupnorm.lab.common.trial import Cell
 
@@ -69,9 +70,15 @@ class Evidence:
             epoch = int(curves["epoch"].max()) + 1 + epoch
         return _by_seed(curves, measure, {**where, "epoch": epoch})
 
-    def guessing(self, arm: str) -> float:
-        """The error in percent of guessing a class of the arm's data."""
-        return 100.0 - 100.0 / float(self.head["arms"][arm]["classes"])
+    @property
+    def metric(self) -> Metric:
+        """That the experiment's task is scored by."""
+        return TaskRecord.of(self.head).metric
+
+    def chance(self, arm: str) -> float:
+        """The metric of who does not look at the inputs: with classes, the error in percent of guessing one."""
+        about = self.head["arms"][arm]
+        return float(about["chance"]) if "chance" in about else 100.0 - 100.0 / float(about["classes"])
 
     def save(self, path: Path) -> None:
         """Write the summary as JSON lines: the head, then one line for each cell."""
@@ -89,7 +96,7 @@ class Evidence:
             measures = {key: median(epoch[key] for epoch in latest if key in epoch) for key in numbers}
             measures["seconds"] = sum(epoch["seconds"] for epoch in epochs)
         elif status == "diverged":
-            measures = dict.fromkeys(("error", "train_error"), self.guessing(row["arm"]))
+            measures = dict.fromkeys((self.metric.key, self.metric.train_key), self.chance(row["arm"]))
         return {**_identity(row), "status": status, "reason": row["reason"], **measures}
 
 
@@ -108,7 +115,7 @@ def load(path: Path) -> Evidence:
     return Evidence(head, rows)
 
 
-_LEFT_OUT = ("kind", "learning_rate", "images_per_second")  # they follow from the cell and the seconds
+_LEFT_OUT = ("kind", "learning_rate", "images_per_second", "metric")  # they follow from the cell and the seconds
 
 
 def summarise(run: RunFolder) -> Evidence:
@@ -151,7 +158,7 @@ def summarise(run: RunFolder) -> Evidence:
             if record["environment"] not in environments:
                 environments.append(record["environment"])
     date = pd.Timestamp(max(times), unit="s").strftime("%Y-%m-%d") if times else ""
-    head = {key: request[key] for key in _HEAD}
+    head = {key: request[key] for key in _HEAD} | {key: request[key] for key in ("task",) if key in request}
     return Evidence({**head, "date": date, "environments": _shared(environments)}, rows)
 
 

@@ -1,4 +1,4 @@
-"""A process that takes its part of a cell's batches: ``python -m groupnorm.lab.training.ddp_worker``.
+"""A process that takes its part of a cell's batches: ``python -m groupnorm.lab.sweeps.ddp_worker``.
 
 The worker starts it (:mod:`groupnorm.lab.training.ddp`) and tells it in one line of standard input what to train. When
 standard input closes, the worker is gone, and this process ends at once. It writes no records; what it prints goes
@@ -19,8 +19,8 @@ import torch
 
 from groupnorm.lab.common.rng import make_deterministic, seed_all
 from groupnorm.lab.common.trial import Cell
+from groupnorm.lab.regimes import training
 from groupnorm.lab.training.ddp import meet
-from groupnorm.lab.training.loop import training
 from groupnorm.lab.training.setup import check_network, dataset_of
 
 

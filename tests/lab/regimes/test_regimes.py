@@ -10,15 +10,8 @@ from groupnorm.errors import ArgumentError
 from groupnorm.lab.common.trial import Cell
 from groupnorm.lab.data import load
 from groupnorm.lab.experiments.non_iid import EXPERIMENT
-from groupnorm.lab.experiments.workers import (
-    FederatedAveraging,
-    FewClasses,
-    Workers,
-    average,
-    endless,
-    few_classes,
-    split_images,
-)
+from groupnorm.lab.regimes.federated import Federated, Workers, average, split_images
+from groupnorm.lab.regimes.few_classes import FewClasses, cycle, few_classes
 
 LABELS = torch.arange(600) % 10
 
@@ -79,7 +72,7 @@ def test_more_workers_than_classes_are_refused():
         split_images(torch.tensor([0, 1, 2]), 5, True, seeded())
 
 
-@pytest.mark.parametrize("kind", [Workers, FederatedAveraging])
+@pytest.mark.parametrize("kind", [Workers, Federated])
 def test_every_part_of_a_step_is_of_one_worker_and_every_worker_has_one(digits, kind):
     run = kind(cell(digits, {"workers": 4, "skewed": True, "local_steps": 1}), digits)
     owner = {image: worker for worker, shard in enumerate(run.shards) for image in shard.tolist()}
@@ -99,12 +92,12 @@ def test_a_batch_that_is_not_that_of_so_many_workers_is_refused(digits):
 
 def test_local_steps_that_would_leave_a_round_open_at_the_end_of_an_epoch_are_refused(digits):
     with pytest.raises(ArgumentError, match="local_steps=2 does not divide the 5 steps of an epoch"):
-        FederatedAveraging(cell(digits, {"workers": 4, "skewed": False, "local_steps": 2}), digits)
+        Federated(cell(digits, {"workers": 4, "skewed": False, "local_steps": 2}), digits)
 
 
 def test_endless_gives_every_item_before_any_comes_again():
     items = torch.tensor([3, 5, 7])
-    for part in endless(items, 12, seeded()).split(3):
+    for part in cycle(items, 12, seeded()).split(3):
         assert torch.equal(part.sort().values, items)
 
 
@@ -122,7 +115,7 @@ def test_the_average_is_of_weights_and_running_statistics():
 
 def test_a_round_is_what_workers_on_their_own_make_of_it(digits):
     """Against plain SGD on each worker's images, written out, for one epoch that is one round of five steps."""
-    run = FederatedAveraging(cell(digits, {"workers": 4, "skewed": True, "local_steps": 5}), digits)
+    run = Federated(cell(digits, {"workers": 4, "skewed": True, "local_steps": 5}), digits)
     start = copy.deepcopy(run.model)
     steps = list(run.batches())
     record = run.epoch()
@@ -146,10 +139,10 @@ def test_a_round_is_what_workers_on_their_own_make_of_it(digits):
 
 def test_federated_averaging_goes_on_from_a_checkpoint_bit_for_bit(digits, tmp_path):
     asked = cell(digits, {"workers": 4, "skewed": True, "local_steps": 1})
-    whole = FederatedAveraging(asked, digits)
+    whole = Federated(asked, digits)
     whole.epoch()
     torch.save(whole.state_dict(), tmp_path / "checkpoint.pt")
-    resumed = FederatedAveraging(asked, digits)
+    resumed = Federated(asked, digits)
     resumed.load_state_dict(torch.load(tmp_path / "checkpoint.pt", weights_only=True))
     assert resumed.epoch()["loss"] == whole.epoch()["loss"]
 

@@ -3,7 +3,7 @@
 import torch
 from torch import Generator, nn
 
-from groupnorm.lab.experiments.attack import pgd
+from groupnorm.lab.regimes.pgd import pgd
 
 
 def images_and_labels(n=8, channels=2):
