@@ -17,6 +17,7 @@ from groupnorm.errors import (
     ArgumentError,
     BackendError,
     ConversionError,
+    DeviceError,
     DivisibilityError,
     DtypeError,
     GroupNormError,
@@ -366,6 +367,14 @@ MISTAKES = {
         "use torch.as_tensor(out)",
         TypeError,
     ),
+    "function: a scale on another device": Mistake(
+        lambda: group_norm(X, 4, torch.ones(8, device="meta")),
+        DeviceError,
+        "weight is on meta",
+        "expected the same",
+        "use weight.to(input.device)",
+        RuntimeError,
+    ),
     "function: a sparse input": Mistake(
         lambda: group_norm(X.to_sparse(), 4),
         DtypeError,
@@ -532,6 +541,7 @@ def test_a_message_carries_the_value_the_expectation_and_the_remedy_in_this_orde
 def test_an_error_survives_the_way_home_from_a_worker(mistake: Mistake) -> None:
     error = raised(mistake)
     home = pickle.loads(pickle.dumps(error))
+    assert vars(home) == vars(error)
     assert (type(home), str(home), home.args) == (type(error), str(error), error.args)
 
 
@@ -590,3 +600,16 @@ def test_a_value_of_the_wrong_type_is_refused_where_it_is_given(make: Callable[[
 def test_channels_without_end_are_refused_at_once() -> None:
     with pytest.raises(DivisibilityError):
         GroupNorm(3, 2 * 10**12)
+
+
+def test_errors_carry_their_fields():
+    with pytest.raises(DivisibilityError) as caught:
+        group_norm(X, 3)
+    assert (caught.value.length, caught.value.parts, caught.value.what) == (X.shape[1], 3, "num_groups")
+    with pytest.raises(UnknownNameError) as caught:
+        group_norm(X, 4, activation="rely")
+    assert (caught.value.kind, caught.value.name, caught.value.nearest) == ("activation", "rely", "relu")
+    assert "silu" in caught.value.known
+    with pytest.raises(BackendError) as caught:
+        group_norm(torch.empty(0, 8, 4), 4, backend="cpu")
+    assert (caught.value.name, caught.value.reason) == ("cpu", "the input has no elements")

@@ -21,16 +21,24 @@ class ArgumentError(GroupNormError, ValueError):
 
 
 class DivisibilityError(ArgumentError):
-    """An axis does not divide into equal blocks. Remedy: one of the divisors in the message."""
+    """An axis does not divide into equal blocks. Remedy: one of the divisors in the message.
+
+    Attributes:
+        length: of the axis.
+        parts: number of blocks asked for.
+        axis: what the axis is called.
+        what: what the number of blocks is called.
+    """
 
     def __init__(self, length: int, parts: int, *, axis: str = "num_channels", what: str = "num_groups") -> None:
+        self.length, self.parts, self.axis, self.what = length, parts, axis, what
         super().__init__(
             f"{axis}={length} cannot be divided by {what}={parts}; expected a divisor of {length}: "
             f"use {what} from {divisors(length)}"
         )
 
     def __reduce__(self) -> tuple[Any, ...]:  # worker processes send exceptions home by pickle
-        return _restore, (type(self), self.args)
+        return _restore, (type(self), self.args), vars(self)
 
 
 class ShapeError(GroupNormError, ValueError):
@@ -39,6 +47,10 @@ class ShapeError(GroupNormError, ValueError):
 
 class DtypeError(GroupNormError, TypeError):
     """The input's dtype has no mean and variance (integer, boolean). Remedy: convert it to a float."""
+
+
+class DeviceError(GroupNormError, RuntimeError):
+    """A tensor is on another device than the input. Remedy: move it with ``.to(input.device)``."""
 
 
 class SingleElementError(GroupNormError, ValueError):
@@ -61,16 +73,22 @@ class RecomputationError(GroupNormError, RuntimeError):
 
 
 class BackendError(GroupNormError, RuntimeError):
-    """A backend was named that cannot run the call. Remedy: ``backend="auto"``, or what the message says."""
+    """A backend was named that cannot run the call. Remedy: ``backend="auto"``, or what the message says.
+
+    Attributes:
+        name: of the backend.
+        reason: why it cannot.
+    """
 
     def __init__(self, name: str, reason: str) -> None:
+        self.name, self.reason = name, reason
         super().__init__(
             f"backend={name!r} cannot run this call: {reason}; expected a call that it can run, for a backend that was "
             f"named is never exchanged: use backend='auto' to let groupnorm choose"
         )
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _restore, (type(self), self.args)
+        return _restore, (type(self), self.args), vars(self)
 
 
 class UnallocatedError(GroupNormError, RuntimeError):
@@ -85,18 +103,27 @@ class OutOfMemoryError(GroupNormError, RuntimeError):
 
 
 class UnknownNameError(ArgumentError):
-    """A name is not known. The message lists the known ones and the nearest match, also among other names for them."""
+    """A name is not known. The message lists the known ones and the nearest match, also among other names for them.
+
+    Attributes:
+        kind: of what the name should be.
+        name: as it was given.
+        known: the names that there are.
+        nearest: the known name that is nearest; None where none is near.
+    """
 
     def __init__(self, kind: str, name: str, known: Iterable[str], aliases: Mapping[str, str] | None = None) -> None:
         names = list(known)
         by_lower = {known.lower(): known for known in reversed(names)}
         meant = by_lower | dict(aliases or {})
         near = get_close_matches(name.lower(), meant, n=1) or get_close_matches(name.lower(), by_lower, n=1, cutoff=0.5)
-        hint = f"; did you mean {meant[near[0]]!r}?" if near else ""
+        self.kind, self.name, self.known = kind, name, tuple(names)
+        self.nearest = meant[near[0]] if near else None
+        hint = f"; did you mean {self.nearest!r}?" if near else ""
         super().__init__(f"unknown {kind} {name!r}; expected one of: {', '.join(names)}{hint}")
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _restore, (type(self), self.args)
+        return _restore, (type(self), self.args), vars(self)
 
 
 def _restore(cls: type[Exception], args: tuple[Any, ...]) -> Exception:

@@ -82,6 +82,7 @@ def group_norm(
         ShapeError: fewer than two axes, or another argument whose shape does not fit.
         DivisibilityError: ``num_groups`` does not divide ``C``.
         DtypeError: ``input`` is not floating point, or the dtype of another argument does not fit.
+        DeviceError: another argument is not where ``input`` is.
         ArgumentError: ``num_groups`` below 1, a negative ``eps``, arguments that exclude each other.
         UnknownNameError: an unknown ``activation`` or ``backend``.
         BackendError: the backend that was named cannot run this call.

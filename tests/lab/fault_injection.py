@@ -17,10 +17,11 @@ from groupnorm import cli
 from groupnorm.environment import environment
 from groupnorm.lab import compare
 from groupnorm.lab.common import store
-from groupnorm.lab.common.store import TIMING, RunFolder
+from groupnorm.lab.common.store import RunFolder
 from groupnorm.lab.sweeps import local, runner, worker
 from groupnorm.lab.training import seed_stacking
 from lab.inline import schedule
+from lab.synthetic import TIMING
 
 environment()  # it asks git, which is slow; the processes that part from this one know the answer
 

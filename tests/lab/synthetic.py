@@ -12,6 +12,10 @@ from groupnorm.lab.api import Result
 from groupnorm.lab.common.store import RunFolder
 from groupnorm.lab.common.trial import Cell
 
+TIMING = frozenset({"time", "seconds", "images_per_second"})
+"""Keys of a record that differ between two runs of the same cell; all others repeat bit for bit."""
+
+
 ENVIRONMENT = {
     "groupnorm": "0.1.0",
     "revision": "0123456789ab",

@@ -9,7 +9,7 @@ import torch
 
 from backends import by_backend, by_compiled_backend
 from groupnorm import GroupNorm
-from groupnorm.errors import ArgumentError, BackendError, DtypeError, UnallocatedError
+from groupnorm.errors import ArgumentError, BackendError, DeviceError, DtypeError, UnallocatedError
 from groupnorm.functional import group_norm, group_norm_statistics
 from groupnorm.ops import cpu, native
 
@@ -41,7 +41,7 @@ def test_a_tensor_on_another_device_is_told(name: str, backend: str) -> None:
         "statistics": (torch.ones(2, 4, device="meta"), torch.ones(2, 4, device="meta")),
         "residual": X.to("meta"),
     }[name]
-    with pytest.raises(DtypeError, match="on meta and the input on cpu"):
+    with pytest.raises(DeviceError, match="on meta and the input on cpu"):
         group_norm(X, 4, **{name: given}, backend=backend)
 
 

@@ -11,6 +11,7 @@ from torch.compiler import is_compiling
 
 from groupnorm.errors import (
     ArgumentError,
+    DeviceError,
     DivisibilityError,
     DtypeError,
     ShapeError,
@@ -148,7 +149,9 @@ def check_like(name: str, tensor: Tensor, input: Tensor) -> None:
 def check_device(name: str, device: torch.device, of_input: torch.device) -> None:
     """Raise unless a tensor is where the input is."""
     if device != of_input:
-        raise DtypeError(f"{name} is on {device} and the input on {of_input}; expected the same: use {name}.to(input)")
+        raise DeviceError(
+            f"{name} is on {device} and the input on {of_input}; expected the same: use {name}.to(input.device)"
+        )
 
 
 def check_out(out: Tensor, *others: Tensor | None) -> None:

@@ -13,9 +13,10 @@ import pytest
 
 import groupnorm.lab
 from groupnorm.errors import GroupNormError
-from groupnorm.lab.common.store import TIMING, RunFolder
+from groupnorm.lab.common.store import RunFolder
 from groupnorm.lab.sweeps import ray, slurm
 from groupnorm.lab.sweeps.configuration import Comparison, ConfigurationError, plan
+from lab.synthetic import TIMING
 
 LOOPBACK = "127.0.0.2"  # Ray resolves 127.0.0.1 to the address of another interface
 SWEEP = {"norms": "gn,bn", "batch_sizes": 8, "seeds": 2, "epochs": 3, "limit_train": 96, "limit_val": 40}

@@ -11,13 +11,14 @@ import torch
 
 from groupnorm.errors import SingleElementError
 from groupnorm.lab import compare
-from groupnorm.lab.common.store import TIMING, RunFolder
+from groupnorm.lab.common.store import RunFolder
 from groupnorm.lab.common.trial import Cell
 from groupnorm.lab.data import load
 from groupnorm.lab.sweeps.configuration import Comparison, ConfigurationError, plan
 from groupnorm.lab.sweeps.worker import run_cells
 from groupnorm.lab.training.ddp import meet, part
 from groupnorm.lab.training.loop import DivergedError, Training
+from lab.synthetic import TIMING
 from tolerances import rounding
 
 STEPS = 4

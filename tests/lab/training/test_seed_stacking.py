@@ -6,13 +6,14 @@ import pytest
 import torch
 from torch import nn
 
-from groupnorm.lab.common.store import TIMING, CellFolder, RunFolder
+from groupnorm.lab.common.store import CellFolder, RunFolder
 from groupnorm.lab.common.trial import Cell
 from groupnorm.lab.data import load
 from groupnorm.lab.sweeps.worker import run_cells
 from groupnorm.lab.training import seed_stacking
 from groupnorm.lab.training.loop import DivergedError, Training
 from groupnorm.lab.training.seed_stacking import SEEDS, Stack, company, may_stack, stack
+from lab.synthetic import TIMING
 
 
 @pytest.fixture(scope="module")

@@ -9,6 +9,9 @@ from typing import Any
 import numpy as np
 import torch
 
+EPOCHS = 1_000_003
+"""More epochs than a training has: a seed times this plus the epoch is a number of this epoch alone."""
+
 
 def seed_all(seed: int) -> None:
     """Seed Python, numpy and torch on every device."""

@@ -33,10 +33,6 @@ from groupnorm.lab.common.trial import Cell
 
 Record = dict[str, Any]
 
-TIMING = frozenset({"time", "seconds", "images_per_second"})
-"""Keys of a record that differ between two runs of the same cell; all others repeat bit for bit."""
-
-
 Files = dict[str, bytes]
 """The content of files by their names."""
 

@@ -69,4 +69,4 @@ def cycle(items: Tensor, count: int, generator: Generator) -> Tensor:
 
 def epoch_generator(run: Training) -> Generator:
     """Random numbers of this epoch that depend on the seed and the epoch alone."""
-    return Generator().manual_seed(run.cell.seed * 1_000_003 + run.epochs_done)
+    return Generator().manual_seed(run.epoch_seed)

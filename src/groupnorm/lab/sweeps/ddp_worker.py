@@ -17,7 +17,7 @@ from typing import Any, TextIO
 
 import torch
 
-from groupnorm.lab.common.rng import make_deterministic, seed_all
+from groupnorm.lab.common.rng import EPOCHS, make_deterministic, seed_all
 from groupnorm.lab.common.trial import Cell
 from groupnorm.lab.regimes import training
 from groupnorm.lab.training.ddp import meet
@@ -56,7 +56,7 @@ def _train(task: dict[str, Any]) -> None:
     meet(run, rank, folder)
     while not run.finished:
         # what a network draws, such as dropout, has to differ from process to process, and to repeat after a break
-        seed_all((cell.seed * 1_000_003 + run.epochs_done * 1_009 + rank) % 2**32)
+        seed_all((cell.seed * EPOCHS + run.epochs_done * 1_009 + rank) % 2**32)
         run.epoch()
 
 

@@ -15,7 +15,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from groupnorm.errors import SingleElementError
 from groupnorm.lab.common.metric import ERROR
-from groupnorm.lab.common.rng import get_state, seed_all, set_state
+from groupnorm.lab.common.rng import EPOCHS, get_state, seed_all, set_state
 from groupnorm.lab.common.store import Record
 from groupnorm.lab.common.trial import Cell
 from groupnorm.lab.data.augmentation import augmentation
@@ -111,9 +111,14 @@ class Training:
         """What the network is given of stored inputs: each channel standardised."""
         return self.dataset.batch(stored)
 
+    @property
+    def epoch_seed(self) -> int:
+        """A number that depends on the seed and the epoch alone."""
+        return self.cell.seed * EPOCHS + self.epochs_done
+
     def order(self) -> Tensor:
         """Indices of the training samples in the order of this epoch; it depends on the seed and the epoch alone."""
-        generator = torch.Generator().manual_seed(self.cell.seed * 1_000_003 + self.epochs_done)
+        generator = torch.Generator().manual_seed(self.epoch_seed)
         return torch.randperm(len(self.dataset.train_targets), generator=generator)
 
     def measure(self) -> dict[str, float]:
@@ -188,8 +193,7 @@ class Training:
             for chosen in parts:
                 yield inputs[chosen[share]], targets[chosen[share]]
             return
-        seed = (self.cell.seed * 1_000_003 + self.epochs_done) ^ _AUGMENT_SEED
-        generator = torch.Generator().manual_seed(seed)
+        generator = torch.Generator().manual_seed(self.epoch_seed ^ _AUGMENT_SEED)
         shown = augmentation(self.cell.augment).batches(self.dataset.train_inputs, parts, generator, self.device, share)
         for chosen, images in zip(parts, shown, strict=True):
             yield self.inputs(images), self.dataset.train_targets[chosen[share]].to(self.device)
