@@ -40,6 +40,13 @@ class Accuracy(Classification):
         return 100 / data.outputs
 
 
+class Clips(Classification):
+    """Classification of what is called a clip."""
+
+    name = "clips"
+    sample = "clip"
+
+
 class Backwards(Training):
     """The samples in falling order."""
 
@@ -135,6 +142,15 @@ def test_a_task_with_a_metric_of_which_more_is_better(plugins, tmp_path):
     page = result.report().read_text()
     assert "Validation accuracy over batch size" in page
     assert json.loads((tmp_path / "run" / "run.json").read_text())["task"]["metric"]["higher_is_better"]
+
+
+def test_a_task_with_samples_of_another_name(plugins, tmp_path):
+    result = trained(tmp_path, task="own_plugins:Clips")
+    assert result.table.clips_per_second.gt(0).all()
+    assert "Training clips per second" in result.report().read_text()
+    with inline():
+        again = compare(**{"norms": ["gn"]} | QUICK, task="own_plugins:Clips", out=tmp_path / "run")
+    assert again.table.equals(result.table)
 
 
 def test_a_regime(plugins, tmp_path):

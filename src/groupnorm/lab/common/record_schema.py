@@ -21,7 +21,8 @@ def problem_of(record: Mapping[str, Any]) -> str:
         return _not_a(dict, record, "environment") or _not_a_number(record, "time")
     if kind == "epoch":
         metric = record.get("metric", "error")  # of a task other than classification
-        numbers = (*_NUMBERS, f"train_{metric}", metric, *(["images_per_second"] if metric == "error" else []))
+        rate = next((name for name in record if name.endswith("_per_second")), "images_per_second")
+        numbers = (*_NUMBERS, f"train_{metric}", metric, rate)
         return next(filter(None, (_not_a_number(record, name) for name in numbers)), "")
     if kind != "end":
         return ""
