@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from groupnorm.files import RunFolderError
 from groupnorm.lab import compare, load
 from groupnorm.lab.common.trial import Cell
 
@@ -67,3 +68,12 @@ def test_it_is_resumed(run):
     assert {path: path.read_bytes() for path in before} == before, "what was finished is not trained again"
     assert len(list((run / "cells").iterdir())) == 4
     assert torch.tensor(result.table.error).isfinite().all()
+
+
+@every_folder
+@pytest.mark.parametrize("task", ["regression", {"name": "x"}, {"name": "x", "sample": "y", "metric": {"unit": 3}}])
+def test_a_task_that_cannot_be_read_is_told(run, task):
+    request = json.loads((run / "run.json").read_text())
+    (run / "run.json").write_text(json.dumps(request | {"task": task}))
+    with pytest.raises(RunFolderError, match=r"run.json: task is .*; expected what this version of groupnorm writes"):
+        load(run)

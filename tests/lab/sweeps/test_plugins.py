@@ -4,6 +4,7 @@ import json
 import sys
 
 import pytest
+from matplotlib.collections import LineCollection
 from torch import nn
 
 from groupnorm.lab import ConfigurationError, compare
@@ -45,6 +46,19 @@ class Clips(Classification):
 
     name = "clips"
     sample = "clip"
+
+
+class Negative(Classification):
+    """A metric without a bound, below zero."""
+
+    name = "negative"
+    metric = Metric("score", "score", low=None, higher_is_better=True)
+
+    def score(self, tally, samples, data):
+        return -100 * tally / samples
+
+    def chance(self, data):
+        return -100.0
 
 
 class Backwards(Training):
@@ -142,6 +156,14 @@ def test_a_task_with_a_metric_of_which_more_is_better(plugins, tmp_path):
     page = result.report().read_text()
     assert "Validation accuracy over batch size" in page
     assert json.loads((tmp_path / "run" / "run.json").read_text())["task"]["metric"]["higher_is_better"]
+
+
+def test_intervals_of_a_metric_without_a_bound_are_drawn_below_zero(plugins, tmp_path):
+    result = trained(tmp_path, task="own_plugins:Negative", seeds=2)
+    (bars,) = [found for found in result.plot().axes[1].collections if isinstance(found, LineCollection)]
+    low, high = sorted(point[1] for point in bars.get_segments()[0])
+    assert [low, high] == pytest.approx([result.summary.score_low[0], result.summary.score_high[0]])
+    assert low < 0
 
 
 def test_a_task_with_samples_of_another_name(plugins, tmp_path):

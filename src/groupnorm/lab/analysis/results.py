@@ -6,6 +6,7 @@ from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
+from groupnorm.files import RunFolderError
 from groupnorm.lab.common.metric import Metric, TaskRecord
 from groupnorm.lab.common.store import Record, RunFolder
 from groupnorm.lab.common.trial import Cell, varied
@@ -29,7 +30,13 @@ class Results:
         self.folder = self._run.path
         self.request: Record = self._run.request()
         self.cells: list[Cell] = self._run.cells(self.request)
-        self.task = TaskRecord.of(self.request)
+        try:
+            self.task = TaskRecord.of(self.request)
+        except (KeyError, TypeError):
+            raise RunFolderError(
+                f"{self.folder / 'run.json'}: task is {self.request['task']!r}; expected what this version of "
+                f"groupnorm writes: use the version that wrote it, or run the same compare again"
+            ) from None
         self._records = {cell.id: self._run.cell(cell.id).records() for cell in self.cells}
 
     @property

@@ -15,6 +15,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
 from groupnorm.lab.analysis.curves import X_NAMES, Trouble, dodge, mean_curves, settings, troubles, wants_log
+from groupnorm.lab.common.metric import Metric
 from groupnorm.lab.plots import axis_diagrams
 from groupnorm.lab.plots.palette import Style, styles
 from groupnorm.lab.plots.style import (
@@ -119,7 +120,7 @@ def _over_x(result: Results, column: str, title: str) -> Figure:
         cells = table[(table["norm"] == norm) & (table["status"] == "finished")]
         rows = summary[(summary["norm"] == norm) & (summary["finished"] > 0)].sort_values(x, ascending=False)
         if len(rows):
-            _line(axes, look, rows, cells, x, column, dodge(index, len(looks)), result.metric.high)
+            _line(axes, look, rows, cells, x, column, dodge(index, len(looks)), result.metric)
             ends.append((float(rows[column].iloc[-1]), look))
     if len(table):
         power_axis(axes, settings(table, x), f"{X_NAMES[x]} ({result.task.sample}s)")
@@ -145,13 +146,14 @@ def _line(
     x: str,
     column: str,
     shift: float,
-    highest: float | None,
+    metric: Metric,
 ) -> None:
     axes.scatter(cells[x] * shift, cells[column], s=16, color=look.color, alpha=0.38, linewidth=0, zorder=3)
     size = 8 if look.hero else 6.5
     axes.plot(rows[x] * shift, rows[column], marker=look.marker, markersize=size, markeredgewidth=0, **line_style(look))
     if f"{column}_low" in rows:
-        low, high = rows[f"{column}_low"].clip(lower=1e-3), rows[f"{column}_high"].clip(upper=highest)
+        lowest = None if metric.low is None else metric.low + 1e-3
+        low, high = rows[f"{column}_low"].clip(lower=lowest), rows[f"{column}_high"].clip(upper=metric.high)
         axes.vlines(rows[x] * shift, low, high, color=look.color, linewidth=1.6, alpha=0.75, zorder=3)
 
 
